@@ -1,0 +1,70 @@
+"""What an attack may change and what it promises.
+
+An attack is a frozen dataclass of settings that is called with a Target, all images at once, and noise that belongs
+to each image. It returns images; nobody believes them before `bench.evaluate` has looked at each one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from attacks.noise import Noise
+from attacks.norms import distance
+from attacks.target import Target
+
+Norm = Literal["Linf", "L2", "L1", "L0", "own"]
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """The legal x_adv for an image x in [0, 1].
+
+    norm: "Linf", "L2", "L1", "L0" (number of changed values), or "own": the attack bounds itself in parameters of
+    its own (fog, gabor, elastic) and only the box can be checked from outside.
+    eps: radius in image units (1 = black to white), so 8/255 and not 8; for "own" the attack's own unit.
+    Raises ValueError for a negative or non-finite eps and for a Linf radius above 1.
+    """
+
+    norm: Norm
+    eps: float
+
+    def __post_init__(self) -> None:
+        if not (self.eps >= 0 and self.eps < float("inf")):
+            raise ValueError(f"eps = {self.eps} is not a radius; give a number >= 0 such as 8/255")
+        if self.norm == "Linf" and self.eps > 1:
+            raise ValueError(
+                f"eps = {self.eps:g} in Linf is wider than the whole range of an image, which is [0, 1]; "
+                f"did you mean {self.eps:g}/255?"
+            )
+
+    def contains(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        """x, x_adv [N, C, H, W] -> [N] bool: finite, inside [0, 1], and no farther than eps.
+
+        The distance is computed in float64. The tolerance of 1e-6 (1e-6 eps for eps > 1) is float32 rounding of
+        the projection, far below one step of an 8-bit image.
+        """
+        flat = x_adv.flatten(1)
+        legal = torch.isfinite(flat).all(1) & (flat >= 0).all(1) & (flat <= 1).all(1)
+        if self.norm != "own":
+            legal &= distance(self.norm, x, x_adv) <= self.eps + 1e-6 * max(1.0, self.eps)
+        return legal
+
+
+class Attack(Protocol):
+    """Settings of an attack; calling it perturbs every image it is given.
+
+    Promises: x_adv has x's shape and dtype and lies inside `threat`; the model's weights, buffers, mode and gradients
+    and the global random state are untouched; an image's result does not depend on the other images, on their order
+    or on the batch size. `version` goes up when a change of the code changes its numbers.
+    """
+
+    threat: ThreatModel
+    version: int
+
+    def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        """x [N, C, H, W] in [0, 1], y [N] int64 true labels, noise for the same N images -> x_adv [N, C, H, W]."""
+        ...

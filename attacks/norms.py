@@ -1,0 +1,90 @@
+"""Distances, projections, steepest ascent and random points in balls: pure functions on [N, ...] tensors.
+
+The L1 projection is Duchi et al. 2008 (https://doi.org/10.1145/1390156.1390191, figure 1). The L1 step follows the
+top-k steepest ascent of Maini, Wong, Kolter 2020 (https://arxiv.org/abs/1909.04068) and differs in three points of
+the released code: a pixel is blocked only in the direction in which it has no room left (so pixels at exactly 0 or 1
+can be attacked), what a blocked pixel cannot take goes to the next best one, and k is drawn per image.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attacks.noise import Noise
+
+TINY = 1e-30  # keeps 0 / 0 at 0; far below any gradient that float32 holds
+
+
+def per_image(values: Tensor, like: Tensor) -> Tensor:
+    """[N] -> [N, 1, 1, ...] so that it multiplies `like` image by image."""
+    return values.view(-1, *[1] * (like.dim() - 1))
+
+
+def distance(norm: str, x: Tensor, x_adv: Tensor) -> Tensor:
+    """x, x_adv [N, ...] -> [N] float64: distance of each pair; L0 counts the values that differ."""
+    delta = (x_adv.double() - x.double()).flatten(1).abs()
+    if norm == "Linf":
+        return delta.amax(1)
+    if norm == "L2":
+        return delta.square().sum(1).sqrt()
+    if norm == "L1":
+        return delta.sum(1)
+    if norm == "L0":
+        return (delta > 0).sum(1).double()
+    raise ValueError(f"no distance is defined for norm {norm!r}; known: Linf, L2, L1, L0")
+
+
+def project_l2(delta: Tensor, eps: float) -> Tensor:
+    """Nearest point with ||delta||_2 <= eps; images already inside come back unchanged."""
+    length = delta.flatten(1).norm(dim=1)
+    return delta * per_image((eps / length.clamp_min(TINY)).clamp_max(1.0), delta)
+
+
+def project_l1(delta: Tensor, eps: float) -> Tensor:
+    """Nearest point with ||delta||_1 <= eps; images already inside come back unchanged."""
+    flat = delta.flatten(1)
+    size = flat.abs()
+    outside = size.sum(1) > eps
+    if not outside.any():
+        return delta
+    largest = size[outside].sort(dim=1, descending=True).values
+    excess = largest.cumsum(1) - eps
+    count = torch.arange(1, flat.shape[1] + 1, device=delta.device)
+    last = (largest * count > excess).sum(1, keepdim=True).clamp_min(1)  # how many entries stay non-zero
+    threshold = excess.gather(1, last - 1) / last
+    projected = flat.clone()
+    projected[outside] = flat[outside].sign() * (size[outside] - threshold).clamp_min(0)
+    return projected.view_as(delta)
+
+
+def l1_ascent(grad: Tensor, x_adv: Tensor, step: float, k: Tensor) -> Tensor:
+    """The move of L1 length `step` that spends at most step / k on a pixel, on the largest |grad| first.
+
+    grad, x_adv [N, C, H, W]; k [N] int64. Returns the move [N, C, H, W]; it keeps x_adv + move inside [0, 1].
+    """
+    flat, image = grad.flatten(1), x_adv.flatten(1)
+    room = torch.where(flat > 0, 1 - image, image) * (flat != 0)
+    room = torch.minimum(room, (step / k)[:, None].to(room))
+    order = torch.where(room > 0, flat.abs(), -1.0).argsort(dim=1, descending=True)
+    ranked = room.gather(1, order)
+    before = ranked.cumsum(1) - ranked  # already spent when this pixel's turn comes
+    spent = torch.minimum(ranked, (step - before).clamp_min(0))
+    return torch.zeros_like(flat).scatter(1, order, spent).mul(flat.sign()).view_as(grad)
+
+
+def random_in_ball(norm: str, eps: float, x: Tensor, noise: Noise) -> Tensor:
+    """A point drawn uniformly from the ball of radius eps around 0, for each image of x: same shape as x."""
+    shape = x.shape[1:]
+    if norm == "Linf":
+        return (2 * noise.uniform(*shape) - 1) * eps
+    if norm == "L2":
+        direction = noise.fork("direction").normal(*shape)
+        length = noise.fork("length").uniform() ** (1 / shape.numel()) * eps
+        return direction * per_image(length / direction.flatten(1).norm(dim=1).clamp_min(TINY), x)
+    if norm == "L1":  # exponential gaps are uniform on the simplex; the one gap left out is the slack
+        gaps = -torch.log1p(-noise.fork("gaps").uniform(shape.numel() + 1))
+        share = gaps[:, :-1] / gaps.sum(1, keepdim=True)
+        sign = torch.where(noise.fork("signs").uniform(shape.numel()) < 0.5, -1.0, 1.0)
+        return (share * sign * eps).view(-1, *shape)
+    raise ValueError(f"no random start is defined for norm {norm!r}; known: Linf, L2, L1")
