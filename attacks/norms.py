@@ -58,6 +58,26 @@ def project_l1(delta: Tensor, eps: float) -> Tensor:
     return projected.view_as(delta)
 
 
+def l2_ascent(grad: Tensor, x_adv: Tensor, step: float) -> Tensor:
+    """The move of L2 length `step` that climbs most without leaving [0, 1].
+
+    grad, x_adv [N, C, H, W] -> move [N, C, H, W]. Where no pixel reaches its bound this is step * g / ||g||. Otherwise
+    pixels stop at their bound and the others grow in proportion until the length is `step`: min(room, t |g|) with the
+    t found by filling the tightest pixels first, at most as often as pixels get stuck.
+    """
+    slope, image = grad.flatten(1).abs(), x_adv.flatten(1)
+    room = torch.where(grad.flatten(1) > 0, 1 - image, image).clamp_min(0)
+    stuck = torch.zeros_like(slope, dtype=torch.bool)
+    while True:
+        used = (room * stuck).square().sum(1, keepdim=True)
+        free = (slope * ~stuck).square().sum(1, keepdim=True)
+        t = ((step * step - used).clamp_min(0) / free.clamp_min(TINY)).sqrt()
+        now = stuck | (t * slope > room)
+        if torch.equal(now, stuck):
+            return (torch.where(stuck, room, t * slope) * grad.flatten(1).sign()).view_as(grad)
+        stuck = now
+
+
 def l1_ascent(grad: Tensor, x_adv: Tensor, step: float, k: Tensor) -> Tensor:
     """The move of L1 length `step` that spends at most step / k on a pixel, on the largest |grad| first.
 

@@ -4,6 +4,8 @@ FGSM: Goodfellow et al. 2015, https://arxiv.org/abs/1412.6572. PGD: Madry et al.
 https://arxiv.org/abs/1706.06083. MIM: Dong et al. 2018, https://arxiv.org/abs/1710.06081, algorithm 1.
 Targets by rank: the multi-targeted attack of Gowal et al. 2019, https://arxiv.org/abs/1910.09338.
 
+L2 and L1 steps are the steepest inside the box: a pixel stops at 0 or 1 and the others take its share.
+
 Differs from the usual code: all images are attacked at once and an image leaves the loop at its first success
 (`stop = "first"`; "last" judges the last iterate only, as the papers do), its noise is its own, and a zero gradient
 moves nothing instead of giving NaN.
@@ -154,8 +156,7 @@ class _Work:
         if self.pgd.threat.norm == "Linf":
             x_adv.add_(grad.sign_(), alpha=self.pgd.step)
         elif self.pgd.threat.norm == "L2":
-            length = grad.flatten(1).norm(dim=1).clamp_min(norms.TINY)
-            x_adv.add_(grad / norms.per_image(length, grad), alpha=self.pgd.step)
+            x_adv.add_(norms.l2_ascent(grad, x_adv, self.pgd.step))
         else:
             stream = self.noise[_indices(rows, self.place)].fork("pixels", step)
             pixels = stream.integers(*self.pgd.l1_pixels)

@@ -152,7 +152,7 @@ class Target:
 def default_batch_size(x: Tensor) -> int:
     """Images of x's shape in one pass: as many as keep the device busy, between 16 and 1024."""
     values = CPU_BATCH_VALUES if x.device.type == "cpu" else GPU_BATCH_VALUES
-    return int(min(1024, max(16, values // max(1, x[0].numel()))))
+    return int(min(1024, max(16, values // max(1, x.shape[1:].numel()))))
 
 
 def _checked(logits: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""The bench: data, models, judge, records, tables and the commands. Importing it loads nothing."""

@@ -1,0 +1,225 @@
+"""The commands. torch is imported inside the ones that need it, so `bench report` and `bench check` start fast.
+
+A user's mistake is one sentence and exit code 2; a cell that failed is exit code 1 after the others are done.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.config import UserError, choose, number
+
+RESULTS = click.option(
+    "--results", type=click.Path(file_okay=False, path_type=Path), default=Path("results"), show_default=True,
+    help="Folder of plans, runs, evals, tables and reference numbers.",
+)
+DATASET = click.option("--dataset", help="Data set; see `bench list datasets`.")
+ARCH = click.option("--arch", help="Architecture; see `bench list models`, or module:factory (runs that code).")
+DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ... or auto.")
+DATA_DIR = click.option(
+    "--data-dir", type=click.Path(path_type=Path), envvar="BENCH_DATA", help="Where data sets lie  [env: BENCH_DATA]."
+)
+RECIPES = click.option(
+    "--recipes", type=click.Path(path_type=Path), help="TOML file with [recipes.*], [schedules.*], [attacks.*] of your own."
+)
+SET = click.option(
+    "--set", "assignments", multiple=True, metavar="NAME.KEY=VALUE",
+    help="Change a setting of a recipe or attack, e.g. pgd-100.steps=50 or '*-digits.schedule.epochs=3'.",
+)
+IMAGES = click.option("--images", type=click.IntRange(min=1), help="Use the first N test images.")
+BATCH = click.option("--batch-size", type=click.IntRange(min=1), help="Images per pass (no result depends on it).")
+PRECISION = click.option(
+    "--gradient-precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True,
+    help="Precision of attack gradients; verdicts are always float32.",
+)
+
+
+def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Several click options as one decorator, in the order written."""
+
+    def decorate(command: Any) -> Any:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+def seeds_of(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+    """"0,1,2" -> (0, 1, 2)."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--seeds {text!r} is not a list of whole numbers; write for example --seeds 0,1,2") from None
+
+
+SEEDS = click.option("--seeds", callback=seeds_of, metavar="0,1,...", help="Training seeds.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="robustness-bench")
+def app() -> None:
+    """Trains classifiers adversarially, attacks them, judges every image, and makes the tables."""
+
+
+@app.command()
+@click.argument("table")
+@options(DATASET, ARCH, IMAGES, SEEDS, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION)
+@click.option("--dry-run", is_flag=True, help="Only print what would be trained and attacked.")
+def run(table: str, dry_run: bool, **given: Any) -> int:
+    """Fill TABLE: train and attack what is missing, then print it.
+
+    Example: bench run table2 --dataset cifar10 --arch resnet18 --data-dir DATA
+    """
+    from bench import report, tables
+    from bench.run import TableRun
+
+    job = TableRun(table, _run_options(given))
+    if dry_run:
+        click.echo("\n".join(job.describe()))
+        return 0
+    summary = job.execute()
+    frame = tables.table(job.plan, job.results)
+    path = report.write_table(job.plan, frame, job.results)
+    click.echo(report.render(job.plan, frame, "text"))
+    click.echo(f"\ntrained {summary.trained}, attacked {summary.attacked}, kept {summary.kept}; wrote {path}")
+    for failure in summary.failures:
+        click.echo(f"error: {failure}", err=True)
+    return 1 if summary.failures else 0
+
+
+@app.command()
+@click.argument("names", nargs=-1, metavar="[TABLE ...]")
+@click.option("--format", "style", default="markdown", show_default=True, type=click.Choice(["markdown", "csv", "latex", "html", "text"]))
+@click.option("--out", type=click.Path(path_type=Path), help="Write to this file instead of the terminal.")
+@RESULTS
+def report(names: tuple[str, ...], style: str, out: Path | None, results: Path) -> int:
+    """Tables from records alone: all that were planned, or the named ones (table2 or table2-digits)."""
+    from bench import records, report, tables
+
+    folder = records.Results(results)
+    parts = [report.render(plan, tables.table(plan, folder), style) for plan in _plans(folder, names)]
+    text = "\n\n".join(parts)
+    if out is None:
+        click.echo(text)
+    else:
+        records.write_text(out, text + "\n")
+    return 0
+
+
+@app.command()
+@click.argument("names", nargs=-1, metavar="[TABLE ...]")
+@click.option("--update", is_flag=True, help="Write today's numbers as the new reference.")
+@RESULTS
+def check(names: tuple[str, ...], update: bool, results: Path) -> int:
+    """Hold tables to their reference numbers; exit code 1 when one moved by more than its tolerance."""
+    from bench import check, records, tables
+
+    folder, worst = records.Results(results), 0
+    for plan in _plans(folder, names):
+        frame = tables.table(plan, folder)
+        reference = check.reference_path(plan.name)
+        if update:
+            check.write_reference(plan, frame, reference)
+            click.echo(f"wrote {reference}")
+            continue
+        outcome = check.check(plan, frame, reference)
+        click.echo("\n".join(outcome.lines))
+        worst = max(worst, 0 if outcome.ok else 1)
+    return worst
+
+
+@app.command()
+@click.argument("recipe")
+@options(DATASET, ARCH, SEEDS, DEVICE, DATA_DIR, RESULTS, RECIPES, SET)
+def train(recipe: str, **given: Any) -> int:
+    """Train RECIPE and register its networks; prints their run ids."""
+    from bench.run import train_recipe
+
+    for run_id in train_recipe(recipe, _run_options(given)):
+        click.echo(run_id)
+    return 0
+
+
+@app.command()
+@click.argument("model")
+@click.argument("attack")
+@options(DATASET, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION)
+@click.option("--eps", help="Radius, e.g. 8/255 or 0.5 (Linf: a bare 8 is refused).")
+@click.option("--norm", help="Linf, L2 or L1.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the attack's noise.")
+@click.option("--indices", type=click.Path(path_type=Path), help="File with test image numbers, one a line.")
+@click.option("--mean", help="Normalisation of a weights file, e.g. 0.49,0.48,0.45 or 125.3/255,123/255,113.9/255.")
+@click.option("--std", help="See --mean.")
+def attack(model: str, attack: str, **given: Any) -> int:
+    """Attack MODEL with ATTACK and judge every image.
+
+    MODEL: a run id, a weights file (with --arch), or module:factory (runs that code). ATTACK: a name of
+    `bench list attacks`, or "clean".
+    """
+    from bench.attack import attack_model
+
+    for key in ("mean", "std"):
+        given[key] = None if given[key] is None else tuple(number(part) for part in given[key].split(","))
+    given["eps"] = None if given["eps"] is None else number(given["eps"])
+    for line in attack_model(model, attack, **given):
+        click.echo(line)
+    return 0
+
+
+@app.command("list")
+@click.argument("what")
+@RESULTS
+def list_(what: str, results: Path) -> int:
+    """List tables, recipes, attacks, trainers, datasets, models or runs."""
+    from bench import listing
+
+    for line in listing.LISTS[choose(what, listing.LISTS, "list")](results):
+        click.echo(line)
+    return 0
+
+
+def _run_options(given: dict[str, Any]) -> Any:
+    from bench.records import Results
+    from bench.run import Options
+
+    return Options(**given | {"results": Results(given["results"])})
+
+
+def _plans(results: Any, names: tuple[str, ...]) -> list[Any]:
+    """The plans on disk that are meant: `table2` is every plan of that table, `table2-digits` is one."""
+    from bench import plan
+
+    known = plan.list_plans(results)
+    if not known:
+        raise UserError(f"no table has been run in {results.root}; start with `bench run table2`")
+    chosen: list[str] = []
+    for name in names or known:
+        fitting = [one for one in known if one == name or one.startswith(f"{name}-")]
+        chosen += fitting or [choose(name, known, "planned table")]
+    return [plan.read_plan(results, name) for name in dict.fromkeys(chosen)]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point: runs the command and returns its exit code; `sys.exit` is the console script's business."""
+    try:
+        code = app.main(arguments, prog_name="bench", standalone_mode=False)
+    except UserError as error:
+        return _complain(str(error))
+    except click.UsageError as error:
+        return _complain(error.format_message() + (f"; see `{error.ctx.command_path} --help`" if error.ctx else ""))
+    except click.Abort:
+        return 130
+    return int(code or 0)
+
+
+def _complain(sentence: str) -> int:
+    print(f"bench: {sentence}", file=sys.stderr)
+    return 2

@@ -1,0 +1,162 @@
+"""Model + attack + images -> one verdict per image: the judge that trusts no attack.
+
+Whatever an attack returns is looked at afresh: same shape and type, finite, inside [0, 1], inside its threat model,
+and the label wrong in a float32 pass of its own, in batches of another size than the attack used. The model is
+fingerprinted before and after. An attack that breaks its promise raises; it never becomes a number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from attacks.contract import Attack
+from attacks.noise import Noise, derive_seed
+from attacks.norms import distance
+from attacks.target import ModelError, Precision, Target, default_batch_size
+from bench.data import Images, check_images
+from bench.records import Cost
+
+DISTANCES = ("Linf", "L2", "L1", "L0")
+
+
+class AttackError(RuntimeError):
+    """The attack broke its contract: what it returned is no data point."""
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """One row per image (the columns of `EvalRecord.images`), the adversarial images [N, C, H, W], and the cost."""
+
+    table: pd.DataFrame
+    x_adv: Tensor
+    cost: Cost
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Share of images that are right without an attack."""
+        return float((self.table["clean_prediction"] == self.table["label"]).mean())
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share of all images that are right without and with the attack."""
+        return float(self.table["robust"].mean())
+
+    @property
+    def summary(self) -> str:
+        """Clean and robust accuracy and the time, in one line."""
+        passes = f"{self.cost.forward_passes} forward, {self.cost.backward_passes} backward passes"
+        return f"clean {self.clean_accuracy:.2%}, robust {self.robust_accuracy:.2%}, {self.cost.seconds:.1f} s, {passes}"
+
+
+def evaluate(
+    model: nn.Module,
+    attack: Attack | None,
+    images: Images,
+    classes: int,
+    *,
+    name: str = "clean",
+    seed: int = 0,
+    batch_size: int | None = None,
+    gradient_precision: Precision = "float32",
+    on_images: Callable[[int], None] | None = None,
+) -> Verdicts:
+    """Attack the images that the model gets right, and judge every image.
+
+    model: in evaluation mode, on the device to use, [B, C, H, W] in [0, 1] -> logits [B, classes]. attack: None is
+    clean accuracy. name, seed: with each image's id they make its noise. on_images: called with the number of images
+    that will be attacked. Raises UserError for bad images, ModelError for a model that cannot be measured,
+    AttackError for an attack that broke its contract.
+    """
+    check_images(images.x, images.y, classes)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    x, y = images.x.to(device), images.y.to(device)
+    before = fingerprint(model)
+    started = time.perf_counter()
+    target = Target(model, batch_size, gradient_precision).counting(len(x))
+    clean_logits = target.logits(x)
+    check_logits(clean_logits, classes)
+    clean = clean_logits.argmax(1)
+    x_adv = x.clone()
+    standing = (clean == y).nonzero().squeeze(1)
+    if attack is not None and len(standing):
+        if on_images:
+            on_images(len(standing))
+        noise = Noise(derive_seed("attack", name, seed), images.ids.to(device))
+        found = attack(target[standing], x[standing], y[standing], noise[standing])
+        check_contract(name, attack, x[standing], found)
+        x_adv[standing] = found
+    if fingerprint(model) != before:
+        raise AttackError(f"{name} changed the model (weights, buffers, mode or gradients); its result is void")
+    adversarial = clean if attack is None else _fresh_predictions(model, x_adv, batch_size)
+    seconds = time.perf_counter() - started
+    table = _table(images, x_adv, clean, adversarial, target.passes_per_image)
+    return Verdicts(table, x_adv, Cost(seconds, target.forward_passes, target.backward_passes))
+
+
+def check_logits(logits: Tensor, classes: int) -> None:
+    """logits [N, K] of clean images. Raises ModelError in one sentence for what cannot be measured."""
+    if logits.shape[1] != classes:
+        raise ModelError(f"the model returns {logits.shape[1]} classes; the data set has {classes}")
+    if not torch.isfinite(logits).all():
+        bad = int((~torch.isfinite(logits)).any(1).sum())
+        raise ModelError(f"the model returns NaN or infinity on {bad} of {len(logits)} clean images")
+    if (logits >= 0).all() and ((logits.sum(1) - 1).abs() < 1e-3).all():
+        raise ModelError(
+            "the model returns probabilities (every row is >= 0 and sums to 1), on which gradients vanish; "
+            "return the logits before the softmax"
+        )
+
+
+def check_contract(name: str, attack: Attack, x: Tensor, x_adv: Tensor) -> None:
+    """x, x_adv [N, C, H, W]. Raises AttackError when the attack left its threat model on any image."""
+    if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape or x_adv.dtype != x.dtype:
+        got = f"{tuple(x_adv.shape)} {x_adv.dtype}" if isinstance(x_adv, Tensor) else type(x_adv).__name__
+        raise AttackError(f"{name} returned {got} for images {tuple(x.shape)} {x.dtype}")
+    legal = attack.threat.contains(x, x_adv)
+    if not legal.all():
+        raise AttackError(
+            f"{name} left its threat model ({attack.threat.norm}, eps = {attack.threat.eps:g}, images in [0, 1]) "
+            f"on {int((~legal).sum())} of {len(x)} images; an attack must project, the judge will not"
+        )
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 over weights, buffers, training flags and gradients of the model."""
+    digest = hashlib.sha256()
+    for name, module in model.named_modules():
+        digest.update(f"{name}:{module.training};".encode())
+    for name, value in model.state_dict(keep_vars=True).items():
+        digest.update(f"{name}:{value.grad is not None};".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _fresh_predictions(model: nn.Module, x_adv: Tensor, batch_size: int | None) -> Tensor:
+    """Float32 predictions in batches about two thirds the size of the attack's: no batch of its repeats."""
+    other = max(1, (batch_size or default_batch_size(x_adv)) * 2 // 3)
+    logits = Target(model, other).logits(x_adv)
+    if not torch.isfinite(logits).all():
+        raise ModelError("the model returns NaN or infinity on adversarial images; such an image has no verdict")
+    return logits.argmax(1)
+
+
+def _table(images: Images, x_adv: Tensor, clean: Tensor, adversarial: Tensor, passes: Tensor) -> pd.DataFrame:
+    y, x = images.y, images.x.to(x_adv.device)
+    robust = (clean == y.to(clean.device)) & (adversarial == y.to(clean.device))
+    columns = {
+        "image": images.ids,
+        "label": y,
+        "clean_prediction": clean,
+        "adversarial_prediction": adversarial,
+        "robust": robust,
+    }
+    columns |= {norm.lower(): distance(norm, x, x_adv) for norm in DISTANCES}
+    columns |= {"forward_passes": passes[0], "backward_passes": passes[1]}
+    return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})

@@ -1,0 +1,87 @@
+"""`bench list`: what there is, one line each."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+
+
+def tables(results: Path) -> list[str]:
+    """Name and title of every table."""
+    from bench import plan
+
+    return [f"{name:12} {plan.load_spec(name).title}" for name in plan.list_specs()]
+
+
+def recipes(results: Path) -> list[str]:
+    """Name, method and length of every recipe."""
+    from bench.catalog import Catalog
+
+    catalog = Catalog()
+    built = [catalog.recipe(name) for name in catalog.recipe_tables]
+    return [
+        f"{recipe.name:18} {recipe.trainer_name:8} {recipe.schedule.epochs} epochs, batches of "
+        f"{recipe.schedule.batch_size}, {recipe.trainer.members} network(s)"
+        for recipe in built
+    ]
+
+
+def attacks(results: Path) -> list[str]:
+    """Name, budget and source of every attack setting."""
+    from bench.catalog import Catalog
+    from bench.plan import budget
+
+    catalog = Catalog()
+    lines = []
+    for name in catalog.attack_tables:
+        attack, resolved = catalog.attack(name)
+        source = _first_line(inspect.getmodule(type(attack)))
+        lines.append(f"{name:18} {budget(resolved):52} {source}")
+    return lines
+
+
+def trainers(results: Path) -> list[str]:
+    """Every training method and where it comes from."""
+    from trainers import TRAINERS
+
+    return [f"{name:8} {_first_line(inspect.getmodule(trainer))}" for name, trainer in TRAINERS.items()]
+
+
+def datasets(results: Path) -> list[str]:
+    """Every data set."""
+    from bench.data import DATASETS
+
+    return list(DATASETS)
+
+
+def models(results: Path) -> list[str]:
+    """Every architecture."""
+    from bench.models import MODELS
+
+    return [f"{name:18} {_first_line(factory)}" for name, factory in MODELS.items()] + ["module:factory     your own"]
+
+
+def runs(results: Path) -> list[str]:
+    """Every registered network, with its validation accuracies."""
+    from bench.records import Results, list_runs
+
+    return [
+        f"{run.run_id}  " + ", ".join(f"{name} {value:.4f}" for name, value in run.validation.items())
+        for run in list_runs(Results(results))
+    ] or [f"no runs in {results}"]
+
+
+def _first_line(thing: object) -> str:
+    return (inspect.getdoc(thing) or "").split("\n")[0]
+
+
+LISTS: dict[str, Callable[[Path], list[str]]] = {
+    "tables": tables,
+    "recipes": recipes,
+    "attacks": attacks,
+    "trainers": trainers,
+    "datasets": datasets,
+    "models": models,
+    "runs": runs,
+}

@@ -1,0 +1,249 @@
+"""A table's TOML -> the exact list of cells and the files that hold them.
+
+An id is readable words and then a hash of everything that can change the result. The plan is written before
+anything runs, and tables read only what it names, so a stale record is never averaged in. What the recipes
+and attacks resolve to (all defaults included) is an argument: it is known on the other side of the wall,
+and is hashed here as plain data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.config import UserError, choose
+from bench.files import read_json, write_json
+from bench.records import Results, training_of
+from bench.spec import CLEAN, Column, Row, Setting, TableSpec
+from bench.spec import list_specs as list_specs
+from bench.spec import load_spec as load_spec
+
+MOST_LEVELS = 32  # of 255: larger radii are not written as levels
+_NORMS = {"own": "own measure"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number for one seed, and the records that hold it. recipe, attack: full names ("mat-digits");
+    method, column_attack: the names in the table's TOML ("mat", "pgd-100").
+    """
+
+    row: str
+    column: str
+    seed: int
+    run_id: str
+    training_id: str
+    eval_id: str
+    recipe: str
+    attack: str
+    method: str
+    column_attack: str
+    member: int
+    checkpoint: Literal["best", "last"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a table will be made of. budgets: column -> such as "Linf 8/255, 100 steps of 0.003".
+    recipes, attacks: full name -> resolved settings. options: those of the evaluation. images: how many
+    test images.
+    """
+
+    table: str
+    name: str
+    title: str
+    source: str
+    note: str
+    reference: str
+    dataset: str
+    arch: str
+    seeds: tuple[int, ...]
+    images: int
+    images_sha256: str
+    rows: list[str]
+    columns: list[str]
+    cells: list[Cell]
+    budgets: dict[str, str]
+    recipes: dict[str, dict[str, Any]]
+    attacks: dict[str, dict[str, Any]]
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def digest(*parts: Any) -> str:
+    """8 hexadecimal digits of the SHA-256 of the parts as canonical JSON (sorted keys, no spaces)."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def training_id(trainer: str, dataset: str, arch: str, seed: int, identity: Mapping[str, Any]) -> str:
+    """Such as "mat-cifar10-resnet18-s0-3f9c2a1b". identity: all that can change the result."""
+    return f"{_slug(trainer)}-{_slug(dataset)}-{_slug(arch)}-s{seed}-{digest(identity)}"
+
+
+def run_id(training: str, member: int, members: int, checkpoint: str) -> str:
+    """"<training_id>.best" for one network, "<training_id>.h1-best" for the first of several."""
+    return f"{training}.{checkpoint}" if members == 1 else f"{training}.h{member + 1}-{checkpoint}"
+
+
+def eval_id(attack: str, images: int, identity: Mapping[str, Any]) -> str:
+    """Such as "pgd-100-digits-n450-1a2b3c4d". identity: all that can change the result."""
+    return f"{_slug(attack)}-n{images}-{digest(identity)}"
+
+
+def training_identity(
+    recipe: Mapping[str, Any], dataset: str, train_sha256: str, arch: str, seed: int
+) -> dict[str, Any]:
+    """What a training's hash is taken of. recipe: {"trainer", "version", "settings"}, resolved."""
+    return {**recipe, "dataset": dataset, "train_sha256": train_sha256, "arch": arch, "seed": seed}
+
+
+def eval_identity(
+    attack: Mapping[str, Any], name: str, images_sha256: str, seed: int, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What an evaluation's hash is taken of. name is in it because the attack's noise is drawn from it."""
+    return {**attack, "name": name, "images_sha256": images_sha256, "seed": seed, "options": dict(options)}
+
+
+def make(
+    spec: TableSpec,
+    setting: Setting,
+    *,
+    table: str,
+    dataset: str,
+    arch: str,
+    seeds: Sequence[int],
+    images: int,
+    images_sha256: str,
+    train_sha256: str,
+    recipes: Mapping[str, dict[str, Any]],
+    attacks: Mapping[str, dict[str, Any]],
+    members: Mapping[str, int],
+    eval_options: Mapping[str, Any],
+    eval_seed: int = 0,
+    name: str | None = None,
+) -> Plan:
+    """The plan of one table.
+
+    recipes, members: by Row.method; {"trainer", "version", "settings"} and how many networks it trains.
+    attacks: by Column.attack without "clean"; {"attack", "version", "settings"}. Raises UserError for a row
+    whose network the recipe does not train.
+    """
+    attacks = {CLEAN: {"attack": CLEAN, "version": 1, "settings": {}}} | dict(attacks)
+    evals = {}
+    for column in spec.columns:
+        full = setting.attack(column.attack)
+        identity = eval_identity(attacks[column.attack], full, images_sha256, eval_seed, eval_options)
+        evals[column.attack] = eval_id(full, images, identity)
+    cells = []
+    for row, seed in product(spec.rows, dict.fromkeys(seeds)):
+        run = _run(row, seed, recipes[row.method], members[row.method], dataset, train_sha256, arch)
+        cells += [_cell(setting, row, column, seed, run, evals[column.attack]) for column in spec.columns]
+    return Plan(
+        table=table,
+        name=name or plan_name(table, spec, dataset, arch),
+        title=spec.title,
+        source=spec.source,
+        note=setting.note,
+        reference=spec.reference,
+        dataset=dataset,
+        arch=arch,
+        seeds=tuple(dict.fromkeys(seeds)),
+        images=images,
+        images_sha256=images_sha256,
+        rows=[row.label for row in spec.rows],
+        columns=[column.label for column in spec.columns],
+        cells=cells,
+        budgets={column.label: budget(attacks[column.attack]) for column in spec.columns},
+        recipes={setting.recipe(row.method): recipes[row.method] for row in spec.rows},
+        attacks={setting.attack(column.attack): attacks[column.attack] for column in spec.columns},
+        options=dict(eval_options) | {"eval_seed": eval_seed, "train_sha256": train_sha256},
+    )
+
+
+def _run(
+    row: Row, seed: int, recipe: Mapping[str, Any], members: int, dataset: str, train_sha256: str, arch: str
+) -> str:
+    """The run id of one row and seed."""
+    if row.member >= members:
+        raise UserError(f"row {row.label!r} is network {row.member + 1}, but {row.method!r} trains {members}")
+    identity = training_identity(recipe, dataset, train_sha256, arch, seed)
+    training = training_id(recipe["trainer"], dataset, arch, seed, identity)
+    return run_id(training, row.member, members, row.checkpoint)
+
+
+def _cell(setting: Setting, row: Row, column: Column, seed: int, run: str, evaluation: str) -> Cell:
+    return Cell(
+        row=row.label,
+        column=column.label,
+        seed=seed,
+        run_id=run,
+        training_id=training_of(run),
+        eval_id=evaluation,
+        recipe=setting.recipe(row.method),
+        attack=setting.attack(column.attack),
+        method=row.method,
+        column_attack=column.attack,
+        member=row.member,
+        checkpoint=row.checkpoint,
+    )
+
+
+def plan_name(table: str, spec: TableSpec, dataset: str, arch: str) -> str:
+    """"table2-digits"; with the architecture behind it where that is not the first setting's."""
+    first = spec.settings[0]
+    short = (dataset, arch) == (first.dataset, first.arch)
+    return f"{_slug(table)}-{_slug(dataset)}" + ("" if short else f"-{_slug(arch)}")
+
+
+def budget(attack: Mapping[str, Any]) -> str:
+    """What an attack may change and spend, in words."""
+    settings = attack["settings"]
+    if attack["attack"] == CLEAN:
+        return "no attack"
+    words = []
+    if threat := settings.get("threat"):
+        words.append(f"{_NORMS.get(threat['norm'], threat['norm'])} {_radius(threat['eps'])}")
+    if settings.get("steps"):
+        step = f" of {_radius(settings['step'])}" if isinstance(settings.get("step"), float) else ""
+        words.append(f"{settings['steps']} step{'s' if settings['steps'] != 1 else ''}{step}")
+    if (settings.get("restarts") or 1) > 1:
+        words.append(f"{settings['restarts']} restarts")
+    return ", ".join(words) or "see the attack's settings"
+
+
+def write_plan(results: Results, plan: Plan) -> Path:
+    """Writes atomically; returns the path. Raises UserError."""
+    return write_json(results.plan(plan.name), plan)
+
+
+def read_plan(results: Results, name: str) -> Plan:
+    """Raises UserError when it is missing or broken."""
+    choose(name, list_plans(results), f"planned table in {results.root}")
+    plan = read_json(results.plan(name), Plan)
+    if plan.name != name:
+        path = results.plan(name)
+        raise UserError(f"{path}: its name is {plan.name!r}, not {name!r}; delete it and run again")
+    return plan
+
+
+def list_plans(results: Results) -> list[str]:
+    """Names of the plans on disk."""
+    return sorted(path.stem for path in (results.root / "plans").glob("[!.]*.json"))
+
+
+def _slug(name: str) -> str:
+    """`name` as part of an id."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_") or "x"
+
+
+def _radius(value: float) -> str:
+    """8/255 as such, other numbers in four digits."""
+    levels = value * 255
+    whole = round(levels)
+    return f"{whole}/255" if 0 < whole <= MOST_LEVELS and abs(levels - whole) < 1e-9 else f"{value:.4g}"

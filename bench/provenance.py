@@ -1,0 +1,75 @@
+"""Where a number comes from: code, packages, machine, command, time, cost."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+PACKAGES = (
+    "torch", "torchvision", "foolbox", "torchattacks", "pyautoattack",
+    "pandas", "pyarrow", "numpy", "safetensors",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What made a record. git_commit: "unknown" outside a repository. started_utc: ISO 8601."""
+
+    git_commit: str
+    git_dirty: bool
+    packages: dict[str, str]
+    python: str
+    device: str
+    threads: int
+    started_utc: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """seconds: wall time. Passes are counted in images."""
+
+    seconds: float
+    forward_passes: int
+    backward_passes: int
+
+
+def provenance(device: str, threads: int) -> Provenance:
+    """Of this process, now. device: such as "cpu" or the name of a GPU. Loads none of the packages it
+    names.
+    """
+    commit = _git("rev-parse", "HEAD")
+    return Provenance(
+        git_commit=commit or "unknown",
+        git_dirty=bool(commit and _git("status", "--porcelain", "--untracked-files=no")),
+        packages={name: version for name in PACKAGES if (version := _version(name))},
+        python=platform.python_version(),
+        device=device,
+        threads=threads,
+        started_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        # without its folder, which says nothing about the result
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str:
+    """Output of git in the folder of this code; "" where there is no git or no repository."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()

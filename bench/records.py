@@ -1,0 +1,259 @@
+"""Records of trainings and attacks on disk: atomic write, strict read.
+
+One RunRecord (JSON) per trained network and checkpoint, one EvalRecord (one Parquet file: the per-image
+table, with all else as JSON in its metadata) per network and attack, one ErrorRecord (JSON) where a cell
+failed. A file is written under a temporary name in its own folder and then renamed, so a file that exists
+is whole. Reading trusts nothing: unknown or missing fields, an id that is not its path's, or a verdict that
+contradicts its predictions is a UserError with the file's name.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bench.config import UserError
+from bench.files import dump, parse, read_json, write_atomic, write_json
+from bench.files import write_text as write_text
+from bench.provenance import Cost, Provenance
+from bench.provenance import provenance as provenance
+
+T = TypeVar("T")
+DISTANCES = ("linf", "l2", "l1", "l0")
+COLUMNS = dict.fromkeys(("image", "label", "clean_prediction", "adversarial_prediction"), pa.int64())
+COLUMNS |= {"robust": pa.bool_()} | dict.fromkeys(DISTANCES, pa.float64())
+COLUMNS |= dict.fromkeys(("forward_passes", "backward_passes"), pa.int64())
+SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in COLUMNS.items()])
+_METADATA = b"bench"
+# no "..", no separator, no leading dot or dash
+_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
+_LABEL = re.compile(r"(h[0-9]+-)?(best|last)")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One trained network at one checkpoint. image_shape: [C, H, W]. images_sha256: training images."""
+
+    run_id: str
+    training_id: str
+    trainer: str
+    recipe: str
+    settings: dict[str, Any]
+    dataset: str
+    images_sha256: str
+    arch: str
+    image_shape: list[int]
+    classes: int
+    seed: int
+    member: int
+    checkpoint: Literal["best", "last"]
+    epoch: int
+    validation: dict[str, float]
+    weights_sha256: str
+    weights_file: str
+    cost: Cost
+    provenance: Provenance
+
+    def __post_init__(self) -> None:
+        if training_of(self.run_id) != self.training_id:
+            raise ValueError(f"run_id {self.run_id!r} is not of training {self.training_id!r}")
+
+
+@dataclass(frozen=True)
+class EvalHead:
+    """One network under one attack, without the images. eps: in image units; clean accuracy has eps 0."""
+
+    run_id: str
+    eval_id: str
+    attack: str
+    settings: dict[str, Any]
+    norm: str
+    eps: float
+    seed: int
+    dataset: str
+    weights_sha256: str
+    images_sha256: str
+    cost: Cost
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class EvalRecord(EvalHead):
+    """One network under one attack. images: one row per image, the columns of SCHEMA; distances in image
+    units.
+    """
+
+    images: pd.DataFrame = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class ErrorRecord:
+    """A cell that failed. eval_id: None where the training failed. reason: one sentence; detail: the
+    traceback.
+    """
+
+    run_id: str
+    eval_id: str | None
+    reason: str
+    detail: str
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class Results:
+    """The folder that records live in. No id leads out of it: a bad one raises UserError."""
+
+    root: Path
+
+    def plan(self, name: str) -> Path:
+        """The plan of a table."""
+        return self.root / "plans" / f"{check_id(name)}.json"
+
+    def training(self, training_id: str) -> Path:
+        """The folder of all that one training made."""
+        return self.root / "runs" / check_id(training_id)
+
+    def run(self, run_id: str) -> Path:
+        """The record of one network: runs/<training_id>/<label>.json."""
+        return self.training(training_of(run_id)) / f"{run_id.rpartition('.')[2]}.json"
+
+    def eval(self, run_id: str, eval_id: str) -> Path:
+        """The record of one network under one attack."""
+        return self.root / "evals" / check_id(run_id) / f"{check_id(eval_id)}.parquet"
+
+    def error(self, run_id: str, eval_id: str | None) -> Path:
+        """Why a cell, or with eval_id None its training, has no number."""
+        if eval_id is None:
+            return self.training(training_of(run_id)) / "error.json"
+        return self.eval(run_id, eval_id).with_suffix(".error.json")
+
+    def table(self, name: str) -> Path:
+        """The table as CSV."""
+        return self.root / "tables" / f"{check_id(name)}.csv"
+
+
+def check_id(name: str) -> str:
+    """`name` if it may be a file name: letters, digits, '_', '-' and single dots. Raises UserError."""
+    if not isinstance(name, str) or not _ID.fullmatch(name) or len(name) > 200:
+        raise UserError(f"{name!r} is no id: ids are letters, digits, '_', '-' and single dots inside")
+    return name
+
+
+def training_of(run_id: str) -> str:
+    """"<training_id>.h1-best" -> "<training_id>". Raises UserError."""
+    training_id, dot, label = check_id(run_id).rpartition(".")
+    if not dot or not _LABEL.fullmatch(label):
+        raise UserError(f"{run_id!r} is no run id: it ends in .best or .last, or .h1-best")
+    return training_id
+
+
+def write_run(results: Results, record: RunRecord) -> Path:
+    """Writes atomically; returns the path. Raises UserError."""
+    return write_json(results.run(record.run_id), record)
+
+
+def read_run(results: Results, run_id: str) -> RunRecord:
+    """Raises UserError when the record is missing, broken or another run's."""
+    path = results.run(run_id)
+    return _own(path, read_json(path, RunRecord), run_id=run_id)
+
+
+def list_runs(results: Results) -> list[str]:
+    """All run ids that have a record, sorted."""
+    paths = (results.root / "runs").glob("*/*.json")
+    return sorted(f"{path.parent.name}.{path.stem}" for path in paths if _LABEL.fullmatch(path.stem))
+
+
+def write_error(results: Results, record: ErrorRecord) -> Path:
+    """Writes atomically; returns the path. Raises UserError."""
+    return write_json(results.error(record.run_id, record.eval_id), record)
+
+
+def read_error(results: Results, run_id: str, eval_id: str | None) -> ErrorRecord | None:
+    """The error of a cell, or None where there is none. Raises UserError when it is broken.
+
+    A training's error is one for all its networks, so its run_id may be a sibling's.
+    """
+    path = results.error(run_id, eval_id)
+    if not path.exists():
+        return None
+    record = read_json(path, ErrorRecord)
+    if eval_id is None and training_of(record.run_id) == training_of(run_id):
+        return _own(path, record, eval_id=None)
+    return _own(path, record, run_id=run_id, eval_id=eval_id)
+
+
+def clear_error(results: Results, run_id: str, eval_id: str | None) -> None:
+    """Forgets the error of a cell that has worked since. Raises UserError."""
+    path = results.error(run_id, eval_id)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot remove {path}: {error.strerror or error}") from error
+
+
+def write_eval(results: Results, record: EvalRecord) -> Path:
+    """Checks the table and writes one Parquet file atomically; returns its path. Raises UserError."""
+    path = results.eval(record.run_id, record.eval_id)
+    try:
+        table = pa.Table.from_pandas(record.images, SCHEMA, preserve_index=False, safe=True)
+    except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: the per-image table does not fit the schema: {error}") from error
+    _check_images(record.images, path)
+    head = EvalHead(**{f.name: getattr(record, f.name) for f in fields(EvalHead)})
+    whole = table.replace_schema_metadata({_METADATA: dump(path, head).encode()})
+    return write_atomic(path, lambda file: pq.write_table(whole, file, compression="zstd"))
+
+
+def read_eval(results: Results, run_id: str, eval_id: str) -> EvalRecord:
+    """Raises UserError when the record is missing, truncated, of another cell, or contradicts itself."""
+    path = results.eval(run_id, eval_id)
+    try:
+        with open(path, "rb") as file:
+            table = pq.read_table(pa.BufferReader(file.read()))
+        metadata = (table.schema.metadata or {})[_METADATA]
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such record") from error
+    except KeyError as error:
+        raise _broken(path, "it has no 'bench' metadata") from error
+    except (OSError, pa.ArrowException) as error:
+        raise _broken(path, f"it is no whole Parquet file ({str(error).splitlines()[0]})") from error
+    if not table.schema.equals(SCHEMA):
+        raise _broken(path, f"its columns are {', '.join(table.column_names)} or their types differ")
+    head = _own(path, parse(path, metadata, EvalHead), run_id=run_id, eval_id=eval_id)
+    images = table.to_pandas()
+    _check_images(images, path)
+    return EvalRecord(**vars(head), images=images)
+
+
+def _check_images(images: pd.DataFrame, path: Path) -> None:
+    """The laws of a per-image table. Raises UserError."""
+    right = images["clean_prediction"] == images["label"]
+    held = images["adversarial_prediction"] == images["label"]
+    if images.empty:
+        raise _broken(path, "it holds no image")
+    if images["image"].duplicated().any():
+        raise _broken(path, "an image appears twice")
+    if (images["robust"] != (right & held)).any():
+        count = int((images["robust"] != (right & held)).sum())
+        raise _broken(path, f"on {count} images the verdict contradicts the predictions")
+    if (images[[*DISTANCES, "forward_passes", "backward_passes"]] < 0).any(axis=None):
+        raise _broken(path, "a distance or a count of passes is negative")
+
+
+def _own(path: Path, record: T, **ids: str | None) -> T:
+    """The record, if its ids are those that its path says. Raises UserError."""
+    for name, value in ids.items():
+        if getattr(record, name) != value:
+            raise _broken(path, f"its {name} is {getattr(record, name)!r}, not {value!r}")
+    return record
+
+
+def _broken(path: Path, why: str) -> UserError:
+    return UserError(f"{path}: {why}; delete it and run again")

@@ -1,0 +1,184 @@
+"""Tables as Markdown, CSV, LaTeX, HTML and terminal text. The only module that rounds and says percent.
+
+A cell reads "83.1 [79.4, 86.3]"; under the table stand n, what the interval is, every attack's budget, and
+what is missing or failed and why. Needs the records only, never torch.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.config import UserError, choose
+from bench.files import write_text
+from bench.plan import Plan
+from bench.records import Results
+from bench.tables import OK
+
+FINE = 1000  # images from which two decimals mean something: one image is 0.1 points or less
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+}  # fmt: skip
+
+
+def render(plan: Plan, frame: pd.DataFrame, style: str) -> str:
+    """The table of `tables.table` in one of FORMATS. Raises UserError for another format."""
+    return FORMATS[choose(style, FORMATS, "format")](plan, frame)
+
+
+def write_table(plan: Plan, frame: pd.DataFrame, results: Results) -> Path:
+    """The table as CSV among the results; returns its path. Raises UserError."""
+    return write_text(results.table(plan.name), _csv(plan, frame))
+
+
+def percent(share: float, n: int) -> str:
+    """0.8314, 450 -> "83.1"; two decimals from 1000 images on."""
+    return f"{100 * share:.{2 if n >= FINE else 1}f}"
+
+
+def against_paper(plan: Plan, frame: pd.DataFrame, reference: Path) -> pd.DataFrame:
+    """Published value and ours, in percent, for every cell that the reference table has.
+
+    reference: CSV with dataset, arch, method, column, accuracy_percent (and table). Columns: row, column,
+    paper_percent, ours_percent, low_percent, high_percent, distance_points (ours - paper), inside (the
+    paper's value is in our interval). Empty where data set or architecture differ. Raises UserError when
+    the file is missing.
+    """
+    try:
+        published = pd.read_csv(reference, dtype={"table": str})
+    except OSError as error:
+        raise UserError(f"{reference}: the published values cannot be read ({error.strerror})") from error
+    fits = (published["dataset"] == plan.dataset) & (published["arch"] == plan.arch)
+    number = plan.reference.partition(":")[2]
+    if number and "table" in published:
+        fits &= published["table"] == number
+    paper = published[fits].set_index(["method", "column"])["accuracy_percent"]
+    attack = {cell.column: cell.column_attack for cell in plan.cells}
+    lines = []
+    for line in frame[frame["state"] == OK].to_dict("records"):
+        key = (line["row"], attack[line["column"]])
+        if key in paper.index:
+            lines.append({"row": line["row"], "column": line["column"]} | _distance(float(paper[key]), line))
+    columns = ["paper_percent", "ours_percent", "low_percent", "high_percent", "distance_points", "inside"]
+    return pd.DataFrame(lines, columns=["row", "column", *columns])
+
+
+def _distance(paper: float, line: dict[Any, Any]) -> dict[str, object]:
+    ours, low, high = (round(100 * line[name], 2) for name in ("accuracy", "low", "high"))
+    return {
+        "paper_percent": paper,
+        "ours_percent": ours,
+        "low_percent": low,
+        "high_percent": high,
+        "distance_points": round(ours - paper, 2),
+        "inside": low <= paper <= high,
+    }
+
+
+def _wide(plan: Plan, frame: pd.DataFrame, escape: Callable[[str], str] = str) -> pd.DataFrame:
+    """Rows and columns as in the plan, cells as text."""
+    cells = {(line["row"], line["column"]): _cell(line) for line in frame.to_dict("records")}
+    content = [[escape(cells[row, column]) for column in plan.columns] for row in plan.rows]
+    index = pd.Index([escape(row) for row in plan.rows], name=escape("Network"))
+    return pd.DataFrame(content, index=index, columns=[escape(column) for column in plan.columns])
+
+
+def _cell(line: dict[Any, Any]) -> str:
+    """"83.1 [79.4, 86.3]", with "sd 0.5" over several seeds, or the state in a word."""
+    if line["state"] != OK:
+        return str(line["state"])
+    n = int(line["n"])
+    value, low, high = (percent(line[name], n) for name in ("accuracy", "low", "high"))
+    spread = f" sd {percent(line['seed_spread'], n)}" if line["seeds"] > 1 else ""
+    return f"{value} [{low}, {high}]{spread}"
+
+
+def _notes(plan: Plan, frame: pd.DataFrame) -> list[str]:
+    """What stands under the table, one sentence or two a line."""
+    seeds = ", ".join(str(seed) for seed in plan.seeds)
+    many = len(plan.seeds) > 1
+    interval = "95 % interval over seeds and images], sd over seeds" if many else "95 % Wilson interval]"
+    notes = [
+        f"{'Mean accuracy' if many else 'Accuracy'} in percent [{interval}, on n = {plan.images} test images "
+        f"of {plan.dataset}; an image counts if it is right without and with the attack.",
+        f"Architecture {plan.arch}; seed{'s' if many else ''} {seeds}; recipes {', '.join(_recipes(plan))}.",
+        "Attacks: " + "; ".join(f"{column}: {plan.budgets[column]}" for column in plan.columns) + ".",
+        f"Source: {plan.source}.",
+    ]
+    if plan.note:
+        notes.append(f"Note: {plan.note}")
+    failed = frame[frame["state"] != OK]
+    return notes + [f"{line['state'].capitalize()}: {line['error']}." for line in failed.to_dict("records")]
+
+
+def _recipes(plan: Plan) -> list[str]:
+    """"at-digits (20 epochs)"."""
+    schedules = {name: recipe["settings"].get("schedule", {}) for name, recipe in plan.recipes.items()}
+    epochs = {name: schedule.get("epochs") for name, schedule in schedules.items()}
+    return [f"{name} ({count} epochs)" if count else name for name, count in epochs.items()]
+
+
+def _markdown(plan: Plan, frame: pd.DataFrame) -> str:
+    def escape(text: str) -> str:
+        return re.sub(r"([\\|*<`])", r"\\\1", text)
+
+    wide = _wide(plan, frame, escape)
+    body = wide.to_markdown(disable_numparse=True, colalign=["left"] + ["right"] * len(plan.columns))
+    notes = "\n".join(f"- {escape(note)}" for note in _notes(plan, frame))
+    return f"### {escape(plan.title)}\n\n{body}\n\n{notes}"
+
+
+def _text(plan: Plan, frame: pd.DataFrame) -> str:
+    align = ["left"] + ["right"] * len(plan.columns)
+    body = _wide(plan, frame).to_markdown(tablefmt="simple", disable_numparse=True, colalign=align)
+    return "\n".join([plan.title, "", body, "", *_notes(plan, frame)])
+
+
+def _csv(plan: Plan, frame: pd.DataFrame) -> str:
+    shares = ("accuracy", "low", "high", "seed_spread")
+    tidy = frame.assign(**{f"{name}_percent": 100 * frame[name] for name in shares})
+    columns = ["table", "row", "column", "n", "seeds", *(f"{name}_percent" for name in shares)]
+    # four decimals: far below one image, and no digits that only floating point knows
+    text: str = tidy[[*columns, "state", "error", "run_ids"]].to_csv(index=False, float_format="%.4f")
+    return text
+
+
+def _latex(plan: Plan, frame: pd.DataFrame) -> str:
+    """A table environment for the booktabs package; the notes follow it."""
+
+    def escape(text: str) -> str:
+        return "".join(_LATEX.get(sign, sign) for sign in text)
+
+    wide = _wide(plan, frame, escape)
+    body: str = wide.rename_axis(None).to_latex(
+        escape=False,  # done, for the notes in the same way
+        column_format="l" + "r" * len(plan.columns),
+        caption=escape(plan.title),
+        label=f"tab:{plan.name}",
+        position="ht",
+    )
+    return body + "\n".join(rf"\noindent {escape(note)}\par" for note in _notes(plan, frame))
+
+
+def _html(plan: Plan, frame: pd.DataFrame) -> str:
+    """A figure element, to stand in a page of one's own."""
+    body = _wide(plan, frame).rename_axis(None).to_html(escape=True, border=0)
+    notes = "\n".join(f"<li>{html.escape(note)}</li>" for note in _notes(plan, frame))
+    caption = f"<figcaption>{html.escape(plan.title)}</figcaption>"
+    return f"<figure>\n{caption}\n{body}\n<ul>\n{notes}\n</ul>\n</figure>"
+
+
+FORMATS: dict[str, Callable[[Plan, pd.DataFrame], str]] = {
+    "markdown": _markdown,
+    "csv": _csv,
+    "latex": _latex,
+    "html": _html,
+    "text": _text,
+}

@@ -1,0 +1,201 @@
+"""For each cell of a plan: train or attack what is missing, record what fails, go on.
+
+The plan (the exact ids) is written first. A record that exists is whole and is not made again; one made from other
+weights than those registered now counts as missing. A cell that fails leaves an error record with its reason, and the
+others are finished.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from attacks.target import Precision
+from bench import data, plan, registry, tables
+from bench.catalog import Catalog
+from bench.config import UserError
+from bench.evaluate import Verdicts, evaluate
+from bench.plan import CLEAN, Cell
+from bench.progress import Progress
+from bench.records import ErrorRecord, EvalRecord, Results, clear_error, provenance, write_error, write_eval
+from bench.train import Training
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line may change about a table or a run."""
+
+    results: Results
+    dataset: str | None = None
+    arch: str | None = None
+    images: int | None = None
+    seeds: tuple[int, ...] | None = None
+    device: str = "auto"
+    data_dir: Path | None = None
+    recipes: Path | None = None
+    assignments: tuple[str, ...] = ()
+    batch_size: int | None = None
+    gradient_precision: Precision = "float32"
+
+
+@dataclass
+class Summary:
+    """What a run did: counts, and one line per failure."""
+
+    trained: int = 0
+    attacked: int = 0
+    kept: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+def device_of(name: str) -> torch.device:
+    """The torch device of that name; "auto" is CUDA where there is one, else the CPU. Raises UserError for a device torch does not have."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device {name!r} cannot be used here ({reason}); try --device cpu") from error
+    return device
+
+
+def describe(device: torch.device) -> str:
+    """The device in words, for the provenance of records."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+class TableRun:
+    """One table: its plan, and the way to fill it. Raises UserError for names and settings that do not fit."""
+
+    def __init__(self, table: str, options: Options) -> None:
+        self.options, self.results = options, options.results
+        self.device = device_of(options.device)
+        catalog = Catalog(options.recipes, options.assignments)
+        spec = plan.load_spec(table)
+        setting = spec.choose_setting(options.dataset, options.arch)
+        self.recipes = {row.method: catalog.recipe(setting.recipe(row.method)) for row in spec.rows}
+        attacked = [column.attack for column in spec.columns if column.attack != CLEAN]
+        self.attacks = {name: catalog.attack(setting.attack(name)) for name in attacked}
+        self.dataset = data.load(options.dataset or setting.dataset, options.data_dir)
+        self.images = self.dataset.test.head(options.images or setting.images or len(self.dataset.test))
+        self.plan = plan.make(
+            spec,
+            setting,
+            table=table,
+            dataset=self.dataset.name,
+            arch=options.arch or setting.arch,
+            seeds=options.seeds or setting.seeds,
+            images=len(self.images),
+            images_sha256=self.images.sha256,
+            train_sha256=self.dataset.train.sha256,
+            recipes={name: recipe.resolved for name, recipe in self.recipes.items()},
+            attacks={name: resolved for name, (_, resolved) in self.attacks.items()},
+            members={name: recipe.trainer.members for name, recipe in self.recipes.items()},
+            eval_options={"gradient_precision": options.gradient_precision},
+        )
+
+    def describe(self) -> list[str]:
+        """What there is to do, cell by cell, without doing it."""
+        lines = [f"{self.plan.title}; {self.dataset.source}; {self.plan.images} test images"]
+        trained = [f"  train   {one}" for one in self._trainings() if self._missing_runs(one)]
+        attacked = [f"  attack  {cell.run_id}  {cell.eval_id}" for cell in self.plan.cells if self._open(cell)]
+        return [*lines, *trained, *attacked, f"{len(trained)} trainings and {len(attacked)} attacks to do"]
+
+    def execute(self) -> Summary:
+        """Do what is missing. Raises UserError when results cannot be written; what is done stays."""
+        plan.write_plan(self.results, self.plan)
+        summary = Summary()
+        with Progress() as progress:
+            for training_id, cells in self._trainings().items():
+                if self._missing_runs(training_id):
+                    done = self._train(cells[0], progress, summary)
+                    summary.trained += done
+                for cell in cells:
+                    if not self._open(cell):
+                        summary.kept += 1
+                    elif self.results.run(cell.run_id).exists():
+                        summary.attacked += self._attack(cell, progress, summary)
+        return summary
+
+    def _trainings(self) -> dict[str, list[Cell]]:
+        """The plan's cells by the training that makes their networks."""
+        found: dict[str, list[Cell]] = {}
+        for cell in self.plan.cells:
+            found.setdefault(cell.training_id, []).append(cell)
+        return found
+
+    def _missing_runs(self, training_id: str) -> bool:
+        runs = {cell.run_id for cell in self._trainings()[training_id]}
+        return not all(self.results.run(run_id).exists() for run_id in runs)
+
+    def _open(self, cell: Cell) -> bool:
+        """Whether the cell has no number yet."""
+        return tables.find(self.plan, cell, self.results).state != tables.OK
+
+    def _train(self, cell: Cell, progress: Progress, summary: Summary) -> bool:
+        recipe = self.recipes[cell.method]
+        training = Training(cell.training_id, recipe, self.dataset, self.plan.arch, cell.seed, self.device)
+
+        def work() -> None:
+            training.run(self.results, progress)
+
+        return self._guard(cell, None, work, f"training {cell.training_id}", summary)
+
+    def _attack(self, cell: Cell, progress: Progress, summary: Summary) -> bool:
+        def work() -> None:
+            model, run = registry.load(self.results, cell.run_id)
+            attack, resolved = self.attacks.get(cell.column_attack, (None, {"settings": {}}))
+            verdicts = evaluate(
+                model.to(self.device),
+                attack,
+                self.images,
+                self.dataset.classes,
+                name=cell.attack,
+                batch_size=self.options.batch_size,
+                gradient_precision=self.options.gradient_precision,
+            )
+            write_eval(self.results, self._record(cell, verdicts, run.weights_sha256))
+            progress.say(f"{cell.row:8} {cell.column:8} {verdicts.summary}")
+
+        return self._guard(cell, cell.eval_id, work, f"{cell.row} / {cell.column}", summary)
+
+    def _record(self, cell: Cell, verdicts: Verdicts, weights_sha256: str) -> EvalRecord:
+        attack, resolved = self.attacks.get(cell.column_attack, (None, {"settings": {}}))
+        return EvalRecord(
+            run_id=cell.run_id,
+            eval_id=cell.eval_id,
+            attack=cell.attack,
+            settings=resolved["settings"],
+            norm=attack.threat.norm if attack else "none",
+            eps=attack.threat.eps if attack else 0.0,
+            seed=0,
+            dataset=self.dataset.name,
+            weights_sha256=weights_sha256,
+            images_sha256=self.images.sha256,
+            cost=verdicts.cost,
+            provenance=provenance(describe(self.device), torch.get_num_threads()),
+            images=verdicts.table,
+        )
+
+    def _guard(
+        self, cell: Cell, eval_id: str | None, work: Callable[[], None], what: str, summary: Summary
+    ) -> bool:
+        """Do the work of one cell; a failure is recorded with its reason and the rest goes on."""
+        try:
+            work()
+        except UserError:
+            raise
+        except Exception as error:  # whatever breaks in one cell must not cost the others, and is never a number
+            reason = f"{type(error).__name__}: {error}"
+            where = provenance(describe(self.device), torch.get_num_threads())
+            write_error(self.results, ErrorRecord(cell.run_id, eval_id, reason, traceback.format_exc(), where))
+            summary.failures.append(f"{what}: {reason}")
+            return False
+        clear_error(self.results, cell.run_id, eval_id)
+        return True

@@ -1,0 +1,91 @@
+"""Shares with their uncertainty: over images, over seeds and both, and a paired test.
+
+scipy.special holds the quantiles; scipy.stats has ready-made intervals too, but takes most of a second to
+load, and a report has two in all.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtri, stdtrit
+
+LEVEL = 0.95
+
+
+class Share(NamedTuple):
+    """n: images. value, low, high: shares in [0, 1]."""
+
+    n: int
+    value: float
+    low: float
+    high: float
+
+
+def wilson(successes: float, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """Interval (low, high) of a binomial share, Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953.
+
+    successes may be fractional (a mean over seeds). Raises ValueError.
+    """
+    if not 0 <= successes <= n or n < 1 or not 0 < level < 1:
+        raise ValueError(f"no share: {successes} of {n} at level {level}")
+    z, p = float(ndtri((1 + level) / 2)), successes / n
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    # at p = 0 and p = 1 the ends are exact, and rounding must not push them out
+    return (0.0 if successes == 0 else middle - half), (1.0 if successes == n else middle + half)
+
+
+def share(robust: ArrayLike, level: float = LEVEL) -> Share:
+    """robust [n] bool, one network -> its share and Wilson interval."""
+    flags = np.asarray(robust, dtype=bool)
+    return Share(flags.size, float(flags.mean()), *wilson(int(flags.sum()), flags.size, level))
+
+
+def over_seeds(robust: ArrayLike, level: float = LEVEL) -> tuple[Share, float | None]:
+    """robust [S, n] bool, S networks on the same n images -> mean share, and spread over seeds (None for
+    one).
+
+    The spread is the sample standard deviation (S - 1) of the S shares. The interval is for new seeds and
+    new images. Variance of the mean = spread^2 / S + (variance over images of the mean over seeds) / n, the
+    two-way crossed random effects model, Owen 2007, https://doi.org/10.1214/07-AOAS122, section 3; the part
+    of a seed with an image is counted twice, so the interval is a little wide, never too narrow. Its t has
+    the degrees of freedom of Satterthwaite 1946, https://doi.org/10.2307/3002019. It is widened to the
+    Wilson interval of the mean, which stays honest near 0 and 1.
+    """
+    flags: NDArray[np.bool_] = np.atleast_2d(np.asarray(robust, dtype=bool))
+    seeds, n = flags.shape
+    if seeds == 1:
+        return share(flags[0], level), None
+    shares = flags.mean(1)
+    spread = float(shares.std(ddof=1))
+    low, high = wilson(float(shares.mean()) * n, n, level)
+    from_seeds = spread**2 / seeds
+    from_images = float(flags.mean(0).var(ddof=1)) / n if n > 1 else 0.0
+    variance = from_seeds + from_images
+    if variance > 0:
+        freedom = variance**2 / (from_seeds**2 / (seeds - 1) + from_images**2 / max(n - 1, 1))
+        half = float(stdtrit(freedom, (1 + level) / 2)) * sqrt(variance)
+        low, high = min(low, max(0.0, shares.mean() - half)), max(high, min(1.0, shares.mean() + half))
+    return Share(n, float(shares.mean()), float(low), float(high)), spread
+
+
+def mcnemar(first: ArrayLike, second: ArrayLike) -> float:
+    """first, second [n] bool, two networks on the same images -> exact two-sided p of "equally robust".
+
+    McNemar 1947, https://doi.org/10.1007/BF02295996: of the images on which they differ, either is as
+    likely to be right. Raises ValueError when the lengths differ.
+    """
+    from scipy.stats import (
+        binomtest,  # here, because it takes most of a second to load and tables do not need it
+    )
+
+    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    if a.shape != b.shape:
+        raise ValueError(f"not the same images: {a.shape} and {b.shape}")
+    only_first, only_second = int((a & ~b).sum()), int((~a & b).sum())
+    differ = only_first + only_second
+    return 1.0 if differ == 0 else float(binomtest(only_first, differ, 0.5).pvalue)

@@ -1,0 +1,120 @@
+"""Hand-made plans and records for the tests of the right side of the wall."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from bench.plan import Plan, make
+from bench.provenance import Cost, Provenance
+from bench.records import EvalRecord, Results, RunRecord, training_of, write_eval, write_run
+from bench.spec import Column, Row, Setting, TableSpec
+
+MADE_BY = Provenance("c0ffee", False, {"torch": "2.10"}, "3.11", "cpu", 2, "2026-01-01T00:00:00+00:00", "bench run")
+SETTING = Setting("tiny", "cnn", "dots", ("dots",), ("*",), (0,), None, "5 % of the paper's radius.")
+
+
+def spec_2x2() -> TableSpec:
+    """Two networks, no attack and one attack, with names that need escapes."""
+    rows = [Row("AT", "at"), Row("MAT_h2", "mat", member=1)]
+    columns = [Column("Clean", "clean"), Column("C&W", "cw")]
+    return TableSpec("Robustness of A & B", "a paper, Table 1", "mat.csv:2", rows, columns, [SETTING])
+
+
+def plan_2x2(seeds: tuple[int, ...] = (0,), images: int = 4, eps: float = 8 / 255, **changes: object) -> Plan:
+    """The plan of `spec_2x2`; eps and changes go into its identities."""
+    given: dict = {
+        "table": "tiny",
+        "dataset": "dots",
+        "arch": "cnn",
+        "seeds": seeds,
+        "images": images,
+        "images_sha256": "img",
+        "train_sha256": "train",
+        "recipes": {
+            "at": {"trainer": "at", "version": 1, "settings": {"schedule": {"epochs": 3}}},
+            "mat": {"trainer": "mat", "version": 1, "settings": {"schedule": {"epochs": 3}}},
+        },
+        "attacks": {
+            "cw": {
+                "attack": "cw",
+                "version": 1,
+                "settings": {"threat": {"norm": "Linf", "eps": eps}, "steps": 100, "step": 0.003},
+            }
+        },
+        "members": {"at": 1, "mat": 2},
+        "eval_options": {"gradient_precision": "float32"},
+    }
+    return make(spec_2x2(), SETTING, **given | changes)
+
+
+def frame(robust: Sequence[bool], clean: Sequence[bool] | None = None) -> pd.DataFrame:
+    """A per-image table: labels 3; robust [n]; clean [n], all right unless given."""
+    clean = [True] * len(robust) if clean is None else clean
+    n = len(robust)
+    columns = {
+        "image": range(n),
+        "label": [3] * n,
+        "clean_prediction": [3 if c else 5 for c in clean],
+        "adversarial_prediction": [3 if r else 7 for r in robust],
+        "robust": [bool(r and c) for r, c in zip(robust, clean, strict=True)],
+    }
+    columns |= {norm: [0.5] * n for norm in ("linf", "l2", "l1", "l0")}
+    return pd.DataFrame(columns | {"forward_passes": [2] * n, "backward_passes": [1] * n})
+
+
+def run_record(run_id: str, weights: str = "w") -> RunRecord:
+    """A trained network."""
+    label = run_id.rpartition(".")[2]
+    return RunRecord(
+        run_id=run_id,
+        training_id=training_of(run_id),
+        trainer="at",
+        recipe="at-tiny",
+        settings={"steps": 10, "threat": {"eps": 8 / 255}},
+        dataset="dots",
+        images_sha256="train",
+        arch="cnn",
+        image_shape=[1, 8, 8],
+        classes=10,
+        seed=0,
+        member=0,
+        checkpoint="best",
+        epoch=3,
+        validation={"robust_accuracy": 0.5},
+        weights_sha256=weights,
+        weights_file=f"{label}.safetensors",
+        cost=Cost(1.5, 100, 100),
+        provenance=MADE_BY,
+    )
+
+
+def eval_record(
+    run_id: str, eval_id: str, images: pd.DataFrame, weights: str = "w", images_sha256: str = "img"
+) -> EvalRecord:
+    """An attacked network."""
+    return EvalRecord(
+        run_id=run_id,
+        eval_id=eval_id,
+        attack="cw",
+        settings={"steps": 100},
+        norm="Linf",
+        eps=8 / 255,
+        seed=0,
+        dataset="dots",
+        weights_sha256=weights,
+        images_sha256=images_sha256,
+        cost=Cost(0.5, 20, 10),
+        provenance=MADE_BY,
+        images=images,
+    )
+
+
+def fill(plan: Plan, results: Results, verdicts: dict[tuple[str, str], Sequence[bool]]) -> None:
+    """Writes the records of the cells (row, column) that are in `verdicts`, the same for every seed."""
+    for cell in plan.cells:
+        write_run(results, run_record(cell.run_id))
+        if (cell.row, cell.column) in verdicts:
+            images = frame(verdicts[cell.row, cell.column])
+            write_eval(results, eval_record(cell.run_id, cell.eval_id, images))

@@ -1,0 +1,84 @@
+"""Target: batches do not show, every pass is counted, training mode is refused, bf16 verdicts are checked again."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from oracles import small_cnn
+from torch import nn
+
+from attacks.contract import ThreatModel
+from attacks.losses import cross_entropy
+from attacks.noise import Noise
+from attacks.pgd import PGD
+from attacks.target import ModelError, Target
+
+
+def images(count=20):
+    return torch.rand(count, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+def test_batches_do_not_show():
+    model, x = small_cnn().double(), images().double()
+    y = model(x).argmax(1)
+    whole = Target(model, 100).loss_grad(x, y, cross_entropy)
+    parts = Target(model, 3).loss_grad(x, y, cross_entropy)
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(whole, parts, strict=True))
+    assert torch.allclose(Target(model, 3).logits(x), model(x))
+
+
+def test_passes_are_counted_image_by_image():
+    model, x = small_cnn(), images()
+    y = model(x).argmax(1)
+    target = Target(model, 3).counting(len(x))
+    target.logits(x)
+    some = torch.tensor([4, 7])
+    target[some].loss_grad(x[some], y[some], cross_entropy)
+    target[some][torch.tensor([False, True])].logits(x[7:8])
+    assert (target.forward_passes, target.backward_passes) == (23, 2)
+    forward, backward = target.passes_per_image
+    assert forward[4] == 2 and forward[7] == 3 and forward[0] == 1
+    assert backward.nonzero().flatten().tolist() == [4, 7]
+
+
+def test_training_mode_is_refused_even_in_a_submodule():
+    model = nn.Sequential(small_cnn(), nn.BatchNorm2d(1)).eval()
+    model[1].train()
+    with pytest.raises(ModelError, match="training mode"):
+        Target(model)
+    assert Target(model, allow_training=True).model is model
+
+
+def test_output_that_is_not_logits_is_refused():
+    with pytest.raises(ModelError, match="shape"):
+        Target(nn.Conv2d(3, 2, 3).eval()).logits(images())
+
+
+def test_parameter_gradients_are_not_filled():
+    model, x = small_cnn(), images()
+    Target(model).loss_grad(x, model(x).argmax(1), cross_entropy)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_render_gives_the_gradient_of_the_latent():
+    model, x = small_cnn().double(), images(6).double()
+    y = model(x).argmax(1)
+    latent = torch.full((6, 1, 1, 1), 0.3, dtype=torch.float64)
+    _, grad, _ = Target(model, 4).loss_grad(latent, y, cross_entropy, lambda v, rows: x[rows] * (1 + v))
+    shift = 1e-6
+    loss = [cross_entropy(model(x * (1.3 + s)), y) for s in (shift, -shift)]
+    assert torch.allclose(grad.flatten(), (loss[0] - loss[1]).detach() / (2 * shift), atol=1e-6)
+
+
+def test_bfloat16_success_is_confirmed_in_float32():
+    """A model on the edge: in bfloat16 many images look fooled that are not; none of them may leave the loop."""
+    model, x = small_cnn(), images(200)
+    y = model(x).argmax(1)
+    target = Target(model, gradient_precision="bfloat16")
+    looks = next(target.gradients(x, y, cross_entropy))[3].argmax(1) != y[: len(x)]
+    attack = PGD(ThreatModel("Linf", 0.02), 10, 0.004, start="none")
+    x_adv = attack(target, x, y, Noise(0, torch.arange(len(x))))
+    early = (x_adv - x).abs().amax((1, 2, 3)) < 0.0199
+    fooled = model(x_adv).argmax(1) != y
+    assert fooled.any() and early.any()
+    assert fooled[early].all(), f"{int(looks.sum())} clean images look fooled in bfloat16"
