@@ -1,14 +1,14 @@
 """Carlini & Wagner's margin attack inside a Linf ball, by tanh variables and a line search.
 
-Carlini & Wagner 2017, https://arxiv.org/abs/1608.04644, for the margin loss and the change of variables; the rule is
-that of `CarliniLInfMethod` in the Adversarial Robustness Toolbox up to 1.8.1, to which the wording of MAT (1000
-iterations, learning rate 0.01) points: inferred, MAT does not say it.
+Carlini & Wagner 2017, https://arxiv.org/abs/1608.04644, for the margin loss and the change of variables; the
+rule is that of `CarliniLInfMethod` in the Adversarial Robustness Toolbox up to 1.8.1, to which the wording of
+MAT (1000 iterations, learning rate 0.01) points: inferred, MAT does not say it.
 
-Differs from that code: a pixel starts at most `edge` of the way to the wall of its box (theirs 0.999999: pixels at 0 or
-1 start where tanh is flat, slope 2e-6, and hardly move); the direction is the gradient divided by its largest entry, so
-that no scaling of the logits stalls the search below float32 resolution; failed images return their iterate of largest
-margin, not x; all images are searched at once; `restarts` and `targets` are ours, and so is `patience` (their 1000
-iterations are far past convergence).
+Differs from that code: a pixel starts at most `edge` of the way to the wall of its box (theirs 0.999999:
+pixels at 0 or 1 start where tanh is flat, slope 2e-6, and hardly move); the direction is the gradient divided
+by its largest entry, so that no scaling of the logits stalls the search below float32 resolution; failed
+images return their iterate of largest margin, not x; all images are searched at once; `restarts` and
+`targets` are ours, and so is `patience` (their 1000 iterations are far past convergence).
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from attacks.norms import TINY, per_image
 from attacks.target import Target
 
 SEARCH = 5  # halvings or doublings of a step at most
-STILL = 1e-8  # a step in w that moves no pixel of float32: the line search found nothing at any length above it
+STILL = 1e-8  # a step in w that moves no pixel of float32: no longer one led up, so the image is given up
 
 
 @dataclass(frozen=True)
 class CarliniWagnerLinf:
-    """Gradient ascent on the margin over w, x_adv = middle + half width * tanh(w) of the box [x - eps, x + eps] cut by [0, 1].
+    """Ascent on the margin over w: x_adv = middle + half * tanh(w) of the box x - eps .. x + eps within [0, 1].
 
-    threat: Linf, eps in image units. steps: iterations at most. step: first length of a step, in w, of the pixel that
-    moves most; multiplied by 2 or 1/2 as the line search finds, and carried to the next iteration. kappa: the margin (difference of logits) that
-    counts as done; an image leaves as soon as it is fooled with that margin, so there is no `stop`. patience: iterations
-    without progress after which an image is given up; progress is a gain of more than `progress` in units of logits.
-    edge: see above, in (0, 1). restarts: the first starts at x, the others uniformly in the box, each on the images that
-    still stand. targets: 0 climbs to the best wrong class; n runs towards each of the n likeliest wrong classes.
-    Raises ValueError.
+    threat: Linf, eps in image units. steps: iterations at most. step: first length of a step, in w, of the
+    pixel that moves most; multiplied by 2 or 1/2 as the line search finds, and carried to the next iteration.
+    kappa: the margin (difference of logits) that counts as done; an image leaves as soon as it is fooled with
+    that margin, so there is no `stop`. patience: iterations without any gain after which an image is given
+    up. edge: see above, in (0, 1). restarts: the first starts at x, the others uniformly in the box, each on
+    the images that still stand. targets: 0 climbs to the best wrong class; n runs towards each of the n
+    likeliest wrong classes. Raises ValueError.
     """
 
     threat: ThreatModel
@@ -46,7 +46,6 @@ class CarliniWagnerLinf:
     step: float = 0.01
     kappa: float = 0.0
     patience: int = 20
-    progress: float = 1e-4
     edge: float = 0.9
     restarts: int = 1
     targets: int = 0
@@ -55,14 +54,14 @@ class CarliniWagnerLinf:
     def __post_init__(self) -> None:
         if self.threat.norm != "Linf":
             raise ValueError(f"this C&W attack works in Linf, not in {self.threat.norm}")
-        if min(self.steps, self.patience, self.restarts) < 1 or min(self.targets, self.kappa, self.progress) < 0:
+        if min(self.steps, self.patience, self.restarts) < 1 or min(self.targets, self.kappa) < 0:
             raise ValueError(
-                "C&W needs steps, patience, restarts >= 1 and targets, kappa, progress >= 0; got "
+                "C&W needs steps, patience, restarts >= 1 and targets, kappa >= 0; got "
                 f"steps = {self.steps}, patience = {self.patience}, restarts = {self.restarts}, "
-                f"targets = {self.targets}, kappa = {self.kappa:g}, progress = {self.progress:g}"
+                f"targets = {self.targets}, kappa = {self.kappa:g}"
             )
         if not (self.step > 0 and 0 < self.edge < 1):
-            raise ValueError(f"C&W needs step > 0 and 0 < edge < 1; got step = {self.step}, edge = {self.edge}")
+            raise ValueError(f"C&W needs step > 0, 0 < edge < 1; got step = {self.step}, edge = {self.edge}")
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W], the iterate of largest margin."""
@@ -116,15 +115,22 @@ class CarliniWagnerLinf:
                 walls = [wall[keep] for wall in walls]
             if len(place) == 0:
                 break
-            w, value, step, gain = self._iterate(target[place], w, goal, loss, value, step, walls)
-            stale = torch.where(gain > self.progress, 0, stale + 1)
+            w, value, step, grew = self._iterate(target[place], w, goal, loss, value, step, walls)
+            stale = torch.where(grew, 0, stale + 1)
         result[place] = w
         return _image(result, low, high)
 
     def _iterate(
-        self, target: Target, w: Tensor, goal: Tensor, loss: Loss, value: Tensor, step: Tensor, walls: list[Tensor]
+        self,
+        target: Target,
+        w: Tensor,
+        goal: Tensor,
+        loss: Loss,
+        value: Tensor,
+        step: Tensor,
+        walls: list[Tensor],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One gradient and one line search along it -> w, its loss, the step to carry on with, the gain; [N] each.
+        """One gradient and one line search along it -> w, its loss, the step to carry on, whether it grew.
 
         While the loss does not grow, halve the step; if the first try grew, double it while it keeps growing.
         """
@@ -147,7 +153,7 @@ class CarliniWagnerLinf:
                 break
             trial[live] = torch.where(doubling[live], trial[live] * 2, trial[live] / 2)
         step = torch.where(taken > 0, taken, trial)
-        return w + per_image(taken, w) * grad, best, step, best - value
+        return w + per_image(taken, w) * grad, best, step, taken > 0
 
 
 def _image(w: Tensor, low: Tensor, high: Tensor) -> Tensor:

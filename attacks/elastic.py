@@ -1,11 +1,13 @@
 """Elastic deformation: Kang et al. 2019, https://arxiv.org/abs/1908.08016; after Xiao et al. 2018,
 https://arxiv.org/abs/1801.02612.
 
-Every pixel is fetched from a place up to eps pixels away; the flow is smoothed by a Gaussian, so neighbours move alike.
+Every pixel is fetched from a place up to eps pixels away; a Gaussian smooths the flow, so
+neighbours move alike.
 
-Differs from the authors' code (github.com/ddkang/advex-uar): corners are aligned whatever the version of torch, so zero
-flow is the identity (`align_corners`); the smoothing is two products with a small matrix, which allows any kernel on
-any size of image; sizes need not be square. See `attacks.latent` for what differs in the loop.
+Differs from the authors' code (github.com/ddkang/advex-uar): corners are aligned whatever the version of
+torch, so zero flow is the identity (`align_corners`); the smoothing is two products with a small matrix,
+which allows any kernel on any size of image; sizes need not be square. See `attacks.latent` for what differs
+in the loop.
 """
 
 from __future__ import annotations
@@ -27,14 +29,15 @@ from attacks.target import Target
 class Elastic:
     """x' = x sampled bilinearly at grid + smoothed flow; what lies outside the image is black.
 
-    threat: norm "own", eps in pixels: no component of the flow is longer (Kang's CIFAR-10 radii: 0.125 to 8; MAT's is
-    unpublished, 0.5 is inferred). The grid runs from -1 to 1 and a pixel is 2 / side of it, as in the authors' code;
-    with aligned corners pixels are 2 / (side - 1) apart, so the true bound is eps * (side - 1) / side pixels.
-    steps: N. step: pixels; None is eps / sqrt(N), Kang's. kernel, std: the Gaussian, in pixels, kernel odd. 25 and 3 are
-    Kang's for 224 pixels and were used at other sizes too by MAT's group (inferred for MAT); Kang's for 32 pixels are 5
-    and 3 * 32 / 224 = 0.4286; for 8-pixel digits we suggest 5 and 1.0 (ours). Images smaller than the kernel are
-    reflected as often as it takes. align_corners: False is what the authors' code gives in torch >= 1.3: zero flow then
-    zooms a little. stop: see `attacks.latent`. Raises ValueError.
+    threat: norm "own", eps in pixels: no component of the flow is longer (Kang's CIFAR-10 radii: 0.125 to 8;
+    MAT's is unpublished, 0.5 is inferred). The grid runs from -1 to 1 and a pixel is 2 / side of it, as in
+    the authors' code; with aligned corners pixels are 2 / (side - 1) apart, so the true bound is eps * (side
+    - 1) / side pixels. steps: N. step: pixels; None is eps / sqrt(N), Kang's. kernel, std: the Gaussian, in
+    pixels, kernel odd. 25 and 3 are Kang's for 224 pixels and were used at other sizes too by MAT's group
+    (inferred for MAT); Kang's for 32 pixels are 5 and 3 * 32 / 224 = 0.4286; for 8-pixel digits we suggest 5
+    and 1.0 (ours). Images smaller than the kernel are reflected as often as it takes. align_corners: False is
+    what the authors' code gives in torch >= 1.3: zero flow then zooms a little. stop: see `attacks.latent`.
+    Raises ValueError.
     """
 
     threat: ThreatModel
@@ -49,12 +52,12 @@ class Elastic:
     def __post_init__(self) -> None:
         check_settings("elastic", self.threat, self.steps, self.step)
         if self.kernel < 1 or self.kernel % 2 == 0 or not self.std > 0:
-            raise ValueError(f"elastic needs an odd kernel and std > 0; got kernel = {self.kernel}, std = {self.std}")
+            raise ValueError(f"elastic needs an odd kernel and std > 0; got {self.kernel} and {self.std}")
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""
         height, width = x.shape[2:]
-        pixel = x.new_tensor([2 / width, 2 / height]).view(2, 1, 1)  # in units of the grid: x first, as in grid_sample
+        pixel = x.new_tensor([2 / width, 2 / height]).view(2, 1, 1)  # grid units, x first
         bound = self.threat.eps * pixel
         step = self.threat.eps / math.sqrt(self.steps) if self.step is None else self.step
         start = (2 * noise.fork("flow").uniform(2, height, width) - 1).to(x) * bound
@@ -62,7 +65,7 @@ class Elastic:
         return ascend(target, x, y, scene, self.steps, self.stop)
 
     def render(self, latent: Tensor, x: Tensor) -> Tensor:
-        """latent [B, 2, H, W] in units of the grid (x first), x [B, C, H, W] -> deformed images like x, in [0, 1]."""
+        """latent [B, 2, H, W] in grid units (x first), x [B, C, H, W] -> deformed images in [0, 1]."""
         return warp(x, smooth(latent, self.kernel, self.std), self.align_corners).clamp(0, 1)
 
 
@@ -74,9 +77,9 @@ def smooth(flow: Tensor, kernel: int, std: float) -> Tensor:
 
 
 def reflected_gaussian(side: int, kernel: int, std: float) -> Tensor:
-    """[side, side] float64: row i holds the weights of a Gaussian around i, folded back where it leaves the line.
+    """[side, side] float64: row i holds a Gaussian around i, folded back where it leaves the line.
 
-    Reflection without repeating the border (torch's "reflect"), as often as needed: -1 -> 1, side -> side - 2.
+    Reflection without repeating the border (torch's "reflect"), as often as needed.
     """
     offset = torch.arange(kernel, dtype=torch.float64) - kernel // 2
     weight = torch.exp(-((offset / std) ** 2) / 2)

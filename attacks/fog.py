@@ -1,11 +1,12 @@
 """Fog of adversarial shape: Kang et al. 2019, https://arxiv.org/abs/1908.08016.
 
-The fog is a plasma fractal (diamond-square, Fournier, Fussell, Carpenter 1982, https://doi.org/10.1145/358523.358553)
-whose random offsets are the variables: 4^L - 1 numbers in [0, 1], L = floor(log2(longer side)) + 1.
+The fog is a plasma fractal (diamond-square, Fournier, Fussell, Carpenter 1982,
+https://doi.org/10.1145/358523.358553) whose random offsets are the variables: 4^L - 1 numbers in [0, 1], L =
+floor(log2(longer side)) + 1.
 
-Differs from the authors' code (github.com/ddkang/advex-uar): the map is scaled by its own minimum and maximum, not by
-those of the batch, because an image's result must not depend on the others; a flat map is 0 instead of 0 / 0; the
-crop is central for every size. See `attacks.latent` for what differs in the loop.
+Differs from the authors' code (github.com/ddkang/advex-uar): the map is scaled by its own minimum and
+maximum, not by those of the batch, because an image's result must not depend on the others; a flat map is 0
+instead of 0 / 0; the crop is central for every size. See `attacks.latent` for what differs in the loop.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ class Fog:
 
     threat: norm "own", eps in grey levels of 255 (Kang's unit; ImageNet radii 128 to 8192, none published for
     CIFAR-10; MAT's is unpublished, 128 is inferred). steps: N. step: of each variable in [0, 1]; None is
-    sqrt(0.001 / N): Kang's 0.002236 at N = 200; no rule for other N is stated, this one is inferred from step =
-    eps / sqrt(N) of the sibling attacks. decay: each level's offsets are this many times smaller than the last one's.
-    roll: the authors' diamond step looks 2 cells back for its second centre, which is the parity default; the correct
-    fractal is 1. stretch: the authors' image, whose contrast is stretched so that at eps -> 0 it is x / (max of the
-    channel); False multiplies by that maximum, so that eps -> 0 is the identity. stop: see `attacks.latent`.
-    Raises ValueError.
+    sqrt(0.001 / N): Kang's 0.002236 at N = 200; no rule for other N is stated, this one is inferred from step
+    = eps / sqrt(N) of the sibling attacks. decay: each level's offsets are this many times smaller than the
+    last one's. roll: the authors' diamond step looks 2 cells back for its second centre, which is the parity
+    default; the correct fractal is 1. stretch: the authors' image, whose contrast is stretched so that at eps
+    -> 0 it is x / (max of the channel); False multiplies by that maximum, so that eps -> 0 is the identity.
+    stop: see `attacks.latent`. Raises ValueError.
     """
 
     threat: ThreatModel
@@ -51,7 +52,7 @@ class Fog:
     def __post_init__(self) -> None:
         check_settings("fog", self.threat, self.steps, self.step)
         if self.roll not in (1, 2) or not self.decay >= 1:
-            raise ValueError(f"fog needs roll 1 or 2 and decay >= 1; got roll = {self.roll}, decay = {self.decay}")
+            raise ValueError(f"fog needs roll 1 or 2 and decay >= 1; got {self.roll} and {self.decay}")
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""
@@ -75,9 +76,9 @@ class Fog:
 def plasma(latent: Tensor, decay: float, roll: int) -> Tensor:
     """Diamond-square on a torus. latent [B, 4^L - 1] in [0, 1] -> maps [B, 2^L, 2^L], each scaled to [0, 1].
 
-    Level i turns a grid of n x n corners, n = 2^i, into one of 2n x 2n. Each new point is the mean of its four
-    neighbours plus wibble * (2 v - 1), with n x n variables v for the centres, then for the points right of a corner,
-    then for those below one.
+    Level i turns a grid of n x n corners, n = 2^i, into one of 2n x 2n. Each new point is the mean of its
+    four neighbours plus wibble * (2 v - 1), with n x n variables v for the centres, then for the points right
+    of a corner, then for those below one.
     """
     corners = latent.new_zeros(len(latent), 1, 1)
     wibble, used = WIBBLE, 0

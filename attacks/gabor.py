@@ -1,11 +1,11 @@
 """Gabor noise: Kang et al. 2019, https://arxiv.org/abs/1908.08016.
 
-Sparse impulses convolved with one random Gabor kernel an image give a nearly binary pattern, which brightens the image
-by 0 to eps / 255. After Co et al. 2019, https://arxiv.org/abs/1810.00470.
+Sparse impulses convolved with one random Gabor kernel an image give a nearly binary pattern, which brightens
+the image by 0 to eps / 255. After Co et al. 2019, https://arxiv.org/abs/1810.00470.
 
-Differs from the authors' code (github.com/ddkang/advex-uar): each image draws its own impulses (theirs shares a count
-over the batch); flat noise is 0 instead of 0 / 0; the Fourier round trip of the normalisation, which is the identity,
-is left out; sizes need not be square. See `attacks.latent` for what differs in the loop.
+Differs from the authors' code (github.com/ddkang/advex-uar): each image draws its own impulses (theirs shares
+a count over the batch); flat noise is 0 instead of 0 / 0; the Fourier round trip of the normalisation, which
+is the identity, is left out; sizes need not be square. See `attacks.latent` for what differs in the loop.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ FLOOR = 0.001  # keeps the gain of the normalisation finite
 class Gabor:
     """x' = clamp(x + eps / 255 * noise), noise in [0, 1], the same on all channels.
 
-    threat: norm "own", eps in grey levels of 255 (Kang's unit; ImageNet radii 6.25 to 1600, none published for
-    CIFAR-10; MAT's is unpublished, 12.5 is inferred). steps: N. step: of each variable in [-1, 1]; None is
-    sqrt(0.001 / N): Kang's 0.002236 at N = 200; no rule for other N is stated, this one is inferred. mask: which
-    variables move. "inverted" is what the authors' code does, the parity default: those that are 0 at the start, while
-    the initial impulses are set to 0 by the first step; "support" moves the impulses only; "all" moves everything.
-    stop: see `attacks.latent`. Raises ValueError.
+    threat: norm "own", eps in grey levels of 255 (Kang's unit; ImageNet radii 6.25 to 1600, none published
+    for CIFAR-10; MAT's is unpublished, 12.5 is inferred). steps: N. step: of each variable in [-1, 1]; None
+    is sqrt(0.001 / N): Kang's 0.002236 at N = 200; no rule for other N is stated, this one is inferred. mask:
+    which variables move. "inverted" is what the authors' code does, the parity default: those that are 0 at
+    the start, while the initial impulses are set to 0 by the first step; "support" moves the impulses only;
+    "all" moves everything. stop: see `attacks.latent`. Raises ValueError.
     """
 
     threat: ThreatModel
@@ -72,14 +72,14 @@ class Gabor:
 
 
 def random_kernels(noise: Noise) -> Tensor:
-    """[N, 23, 23] float32: per image sigma in [0.1, 0.4], frequency in [3, 5.75], angle, and 1 to 10 rotations."""
+    """[N, 23, 23] float32: sigma in [0.1, 0.4], frequency in [3, 5.75], any angle, 1 to 10 rotations."""
     sigma, frequency, angle = noise.fork("shape").uniform(3).unbind(1)
     sides = noise.fork("sides").integers(1, SIDES)
     return gabor_kernels(0.1 + 0.3 * sigma, 3 + (KERNEL / 4 - 3) * frequency, math.pi * angle, sides)
 
 
 def gabor_kernels(sigma: Tensor, frequency: Tensor, angle: Tensor, sides: Tensor) -> Tensor:
-    """All [N] -> [N, 23, 23]: exp(-r^2 / (2 (sigma + 0.001)^2)) times the sum over i < sides of cos(2 pi f u_i).
+    """All [N] -> [N, 23, 23]: exp(-r^2 / (2 (sigma + 0.001)^2)) * sum over i < sides of cos(2 pi f u_i).
 
     u_i = column * cos(angle_i) + row * sin(angle_i), angle_i = angle + pi i / sides.
     """
@@ -94,10 +94,10 @@ def gabor_kernels(sigma: Tensor, frequency: Tensor, angle: Tensor, sides: Tensor
 
 
 def spread(noise: Tensor) -> Tensor:
-    """noise [B, H, W] -> [B, H, W] in [0, 1]: deviations from the mean lifted to nearly equal size, then min-max.
+    """noise [B, H, W] -> [B, H, W] in [0, 1]: deviations from the mean made nearly equal, then min-max.
 
-    m + (n - m) * 1.001 / (0.001 + C) with C = |n - m| / max |n - m|. Mean, gain, minimum and maximum are constants for
-    the gradient, as in the authors' code.
+    m + (n - m) * 1.001 / (0.001 + C) with C = |n - m| / max |n - m|. Mean, gain, minimum and maximum are
+    constants for the gradient, as in the authors' code.
     """
     with torch.no_grad():
         mean = noise.mean((1, 2), keepdim=True)

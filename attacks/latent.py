@@ -1,10 +1,12 @@
 """Sign-gradient ascent on latent variables: the one loop of fog, gabor and elastic.
 
-Kang et al. 2019, https://arxiv.org/abs/1908.08016: an image is rendered from variables that live in a box of their own;
-K times v <- clamp(v + step * sign(d cross entropy / dv)), starting at random; the last rendering is judged.
+Kang et al. 2019, https://arxiv.org/abs/1908.08016: an image is rendered from variables that live in a box of
+their own; K times v <- clamp(v + step * sign(d cross entropy / dv)), starting at random; the last rendering
+is judged.
 
-Differs from the authors' code: untargeted (theirs evaluates towards a random class); an image leaves the loop at its
-first success (`stop = "first"`; "last" judges the last rendering only, as theirs); variables belong to the image.
+Differs from the authors' code: untargeted (theirs evaluates towards a random class); an image leaves the loop
+at its first success (`stop = "first"`; "last" judges the last rendering only, as theirs); variables belong to
+the image.
 """
 
 from __future__ import annotations
@@ -27,9 +29,10 @@ Stop = Literal["first", "last"]
 class Scene:
     """What is optimised and how it becomes images.
 
-    latent: [N, ...], the start, in x's dtype. render: (latent, x, *given) -> images like x, image by image and in
-    [0, 1]; differentiable in latent. given: what else render needs, [N, ...] each. step, low, high: broadcast against
-    one image's latent. free: [N, ...] or None; multiplies the latent after each step, so 0 means "held at 0".
+    latent: [N, ...], the start, in x's dtype. render: (latent, x, *given) -> images like x, image by image
+    and in [0, 1]; differentiable in latent. given: what else render needs, [N, ...] each. step, low, high:
+    broadcast against one image's latent. free: [N, ...] or None; multiplies the latent after each step, so 0
+    means "held at 0".
     """
 
     latent: Tensor
@@ -42,7 +45,7 @@ class Scene:
 
 
 def ascend(target: Target, x: Tensor, y: Tensor, scene: Scene, steps: int, stop: Stop) -> Tensor:
-    """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]: the first rendering that fools, else the one after all steps."""
+    """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]: the first rendering that fools, else the last."""
     x_adv = x.clone()
     work = _Work(x, y, scene)
     for _ in range(steps):
@@ -60,7 +63,8 @@ def ascend(target: Target, x: Tensor, y: Tensor, scene: Scene, steps: int, stop:
         if len(work.place) == 0:
             return x_adv
     for rows in torch.arange(len(work.place), device=x.device).split(default_batch_size(x) if len(x) else 1):
-        x_adv[work.place[rows]] = scene.render(work.latent[rows], work.x[rows], *(g[rows] for g in work.given))
+        given = (values[rows] for values in work.given)
+        x_adv[work.place[rows]] = scene.render(work.latent[rows], work.x[rows], *given)
     return x_adv
 
 
@@ -96,6 +100,6 @@ class _Work:
 def check_settings(name: str, threat: ThreatModel, steps: int, step: float | None) -> None:
     """Raises ValueError for what no latent attack can run with."""
     if threat.norm != "own":
-        raise ValueError(f'{name} bounds itself: give threat norm "own" and its strength as eps, not {threat.norm}')
+        raise ValueError(f'{name} bounds itself: give norm "own" and its strength as eps, not {threat.norm}')
     if steps < 1 or (step is not None and not step >= 0):
-        raise ValueError(f"{name} needs steps >= 1 and step >= 0 (or None); got steps = {steps}, step = {step}")
+        raise ValueError(f"{name} needs steps >= 1 and step >= 0 (or None); got {steps} and {step}")

@@ -5,25 +5,35 @@ The model is a run id of the registry, a weights file with an architecture, or a
 
 from __future__ import annotations
 
-from dataclasses import replace
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from attacks.contract import Attack, ThreatModel
+from attacks.contract import Attack
 from attacks.target import ModelError, Precision
 from bench import data, models, plan, registry, weights
 from bench.catalog import Catalog
 from bench.config import UserError, choose
 from bench.data import Dataset, Images
+from bench.device import choose_device, describe
 from bench.evaluate import Verdicts, evaluate, fingerprint
 from bench.records import EvalRecord, Results, list_runs, provenance, write_eval
-from bench.run import describe, device_of
 
 Statistics = tuple[float, ...]
-NORMS = {"linf": "Linf", "l_inf": "Linf", "inf": "Linf", "l2": "L2", "l_2": "L2", "2": "L2", "l1": "L1", "l_1": "L1", "1": "L1"}
+NORMS = {
+    "linf": "Linf",
+    "l_inf": "Linf",
+    "inf": "Linf",
+    "l2": "L2",
+    "l_2": "L2",
+    "2": "L2",
+    "l1": "L1",
+    "l_1": "L1",
+    "1": "L1",
+}
 
 
 class Subject(NamedTuple):
@@ -56,7 +66,7 @@ def attack_model(
     std: Statistics | None = None,
 ) -> list[str]:
     """Attack, judge, write the record; returns the lines to print. Raises UserError."""
-    folder, where = Results(results), device_of(device)
+    folder, where = Results(results), choose_device(device)
     registered = model in list_runs(folder)
     if dataset is None and registered:
         dataset = registry.read_run(folder, model).dataset
@@ -117,7 +127,12 @@ def _own(
             f"{model!r} is no registered run, no weights file and no module:factory; `bench list runs` shows the runs"
         )
     digest = fingerprint(network)
-    return Subject(network, plan.run_id(f"{plan.slug(Path(model).stem)}-{digest[:8]}", 0, 1, "last"), digest)
+    return Subject(network, plan.run_id(f"{_plain(model)}-{digest[:8]}", 0, 1, "last"), digest)
+
+
+def _plain(model: str) -> str:
+    """The file's or factory's name as part of an id."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", Path(model).stem).strip("-") or "model"
 
 
 def _choose_images(source: Dataset, count: int | None, indices: Path | None) -> Images:
@@ -127,7 +142,9 @@ def _choose_images(source: Dataset, count: int | None, indices: Path | None) -> 
         try:
             numbers = torch.tensor([int(line) for line in indices.read_text().split()], dtype=torch.int64)
         except (OSError, ValueError) as error:
-            raise UserError(f"cannot read image numbers from {indices}: {error}; write one number a line") from error
+            raise UserError(
+                f"cannot read image numbers from {indices}: {error}; write one number a line"
+            ) from error
         if len(numbers) == 0 or numbers.min() < 0 or numbers.max() >= len(chosen):
             raise UserError(f"{indices}: image numbers must be in 0..{len(chosen) - 1}")
         chosen = chosen.take(numbers)
@@ -163,5 +180,7 @@ def _lines(attack: str, setting: Attack | None, resolved: dict[str, Any], verdic
     ]
     if setting is not None and setting.threat.norm in ("Linf", "L2", "L1", "L0"):
         norm = setting.threat.norm
-        lines.append(f"max {norm} perturbation: {table[norm.lower()].max():.5f} (eps {setting.threat.eps:.5f})")
+        lines.append(
+            f"max {norm} perturbation: {table[norm.lower()].max():.5f} (eps {setting.threat.eps:.5f})"
+        )
     return lines

@@ -15,26 +15,44 @@ import click
 from bench.config import UserError, choose, number
 
 RESULTS = click.option(
-    "--results", type=click.Path(file_okay=False, path_type=Path), default=Path("results"), show_default=True,
+    "--results",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("results"),
+    show_default=True,
     help="Folder of plans, runs, evals, tables and reference numbers.",
 )
 DATASET = click.option("--dataset", help="Data set; see `bench list datasets`.")
-ARCH = click.option("--arch", help="Architecture; see `bench list models`, or module:factory (runs that code).")
+ARCH = click.option(
+    "--arch", help="Architecture; see `bench list models`, or module:factory (runs that code)."
+)
 DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ... or auto.")
 DATA_DIR = click.option(
-    "--data-dir", type=click.Path(path_type=Path), envvar="BENCH_DATA", help="Where data sets lie  [env: BENCH_DATA]."
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    envvar="BENCH_DATA",
+    help="Where data sets lie  [env: BENCH_DATA].",
 )
 RECIPES = click.option(
-    "--recipes", type=click.Path(path_type=Path), help="TOML file with [recipes.*], [schedules.*], [attacks.*] of your own."
+    "--recipes",
+    type=click.Path(path_type=Path),
+    help="TOML file with [recipes.*], [schedules.*], [attacks.*] of your own.",
 )
 SET = click.option(
-    "--set", "assignments", multiple=True, metavar="NAME.KEY=VALUE",
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="NAME.KEY=VALUE",
     help="Change a setting of a recipe or attack, e.g. pgd-100.steps=50 or '*-digits.schedule.epochs=3'.",
 )
 IMAGES = click.option("--images", type=click.IntRange(min=1), help="Use the first N test images.")
-BATCH = click.option("--batch-size", type=click.IntRange(min=1), help="Images per pass (no result depends on it).")
+BATCH = click.option(
+    "--batch-size", type=click.IntRange(min=1), help="Images per pass (no result depends on it)."
+)
 PRECISION = click.option(
-    "--gradient-precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True,
+    "--gradient-precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
     help="Precision of attack gradients; verdicts are always float32.",
 )
 
@@ -51,13 +69,15 @@ def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def seeds_of(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...] | None:
-    """"0,1,2" -> (0, 1, 2)."""
+    """ "0,1,2" -> (0, 1, 2)."""
     if text is None:
         return None
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise UserError(f"--seeds {text!r} is not a list of whole numbers; write for example --seeds 0,1,2") from None
+        raise UserError(
+            f"--seeds {text!r} is not a list of whole numbers; write for example --seeds 0,1,2"
+        ) from None
 
 
 SEEDS = click.option("--seeds", callback=seeds_of, metavar="0,1,...", help="Training seeds.")
@@ -97,7 +117,13 @@ def run(table: str, dry_run: bool, **given: Any) -> int:
 
 @app.command()
 @click.argument("names", nargs=-1, metavar="[TABLE ...]")
-@click.option("--format", "style", default="markdown", show_default=True, type=click.Choice(["markdown", "csv", "latex", "html", "text"]))
+@click.option(
+    "--format",
+    "style",
+    default="markdown",
+    show_default=True,
+    type=click.Choice(["markdown", "csv", "latex", "html", "text"]),
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Write to this file instead of the terminal.")
 @RESULTS
 def report(names: tuple[str, ...], style: str, out: Path | None, results: Path) -> int:
@@ -156,7 +182,9 @@ def train(recipe: str, **given: Any) -> int:
 @click.option("--norm", help="Linf, L2 or L1.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the attack's noise.")
 @click.option("--indices", type=click.Path(path_type=Path), help="File with test image numbers, one a line.")
-@click.option("--mean", help="Normalisation of a weights file, e.g. 0.49,0.48,0.45 or 125.3/255,123/255,113.9/255.")
+@click.option(
+    "--mean", help="Normalisation of a weights file, e.g. 0.49,0.48,0.45 or 125.3/255,123/255,113.9/255."
+)
 @click.option("--std", help="See --mean.")
 def attack(model: str, attack: str, **given: Any) -> int:
     """Attack MODEL with ATTACK and judge every image.
@@ -214,7 +242,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         return _complain(str(error))
     except click.UsageError as error:
-        return _complain(error.format_message() + (f"; see `{error.ctx.command_path} --help`" if error.ctx else ""))
+        return _complain(
+            error.format_message() + (f"; see `{error.ctx.command_path} --help`" if error.ctx else "")
+        )
     except click.Abort:
         return 130
     return int(code or 0)

@@ -42,7 +42,7 @@ def choose(name: str, known: Iterable[str], what: str) -> str:
 
 
 def number(text: str | float) -> float:
-    """"8/255", "0.5", "1e-3" or a number -> the nearest float. Raises UserError for anything else."""
+    """ "8/255", "0.5", "1e-3" or a number -> the nearest float. Raises UserError for anything else."""
     if isinstance(text, (int, float)) and not isinstance(text, bool) and math.isfinite(text):
         return float(text)
     try:
@@ -197,7 +197,7 @@ def _sentence(cls: type, problem: Any) -> str:
         return f"{at or 'it'} must be a table, not {given!r}"
     wanted = problem["msg"].replace("Input should be", "it should be")
     if kind == "float_type":
-        wanted = "it should be a number, such as 0.03 or \"8/255\""
+        wanted = 'it should be a number, such as 0.03 or "8/255"'
     return f"{at} = {given!r} does not fit: {wanted[0].lower()}{wanted[1:]}"
 
 

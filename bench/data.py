@@ -139,7 +139,9 @@ def check_images(x: Tensor, y: Tensor, classes: int) -> None:
             "normalisation inside the model"
         )
     if y.dtype != torch.int64 or y.min() < 0 or y.max() >= classes:
-        raise UserError(f"labels must be int64 in 0..{classes - 1}; got {y.dtype} from {y.min()} to {y.max()}")
+        raise UserError(
+            f"labels must be int64 in 0..{classes - 1}; got {y.dtype} from {y.min()} to {y.max()}"
+        )
 
 
 def augment(x: Tensor, offsets: Tensor, flips: Tensor) -> Tensor:
@@ -219,7 +221,9 @@ def _parquet_shard(path: Path, kind: Kind) -> Arrays:
     image = next((name for name in ("img", "image") if name in table.column_names), None)
     label = next((name for name in ("fine_label", "label") if name in table.column_names), None)
     if image is None or label is None:
-        raise UserError(f"{path} has columns {', '.join(table.column_names)}; wanted img or image, and label or fine_label")
+        raise UserError(
+            f"{path} has columns {', '.join(table.column_names)}; wanted img or image, and label or fine_label"
+        )
     rows = table.column(image).to_pylist()
     labels = table.column(label).to_numpy()
     out = np.empty((len(rows), kind.shape[1], kind.shape[2], kind.shape[0]), dtype=np.uint8)
@@ -230,7 +234,9 @@ def _parquet_shard(path: Path, kind: Kind) -> Arrays:
     with ThreadPoolExecutor() as pool:
         list(pool.map(decode, range(len(rows)), chunksize=256))
     if len(labels) and not (0 <= labels.min() and labels.max() < kind.classes):
-        raise UserError(f"{path}: labels reach from {labels.min()} to {labels.max()}, outside 0..{kind.classes - 1}")
+        raise UserError(
+            f"{path}: labels reach from {labels.min()} to {labels.max()}, outside 0..{kind.classes - 1}"
+        )
     return out, labels
 
 

@@ -93,7 +93,9 @@ def evaluate(
         check_contract(name, attack, x[standing], found)
         x_adv[standing] = found
     if fingerprint(model) != before:
-        raise AttackError(f"{name} changed the model (weights, buffers, mode or gradients); its result is void")
+        raise AttackError(
+            f"{name} changed the model (weights, buffers, mode or gradients); its result is void"
+        )
     adversarial = clean if attack is None else _fresh_predictions(model, x_adv, batch_size)
     seconds = time.perf_counter() - started
     table = _table(images, x_adv, clean, adversarial, target.passes_per_image)
@@ -143,7 +145,9 @@ def _fresh_predictions(model: nn.Module, x_adv: Tensor, batch_size: int | None) 
     other = max(1, (batch_size or default_batch_size(x_adv)) * 2 // 3)
     logits = Target(model, other).logits(x_adv)
     if not torch.isfinite(logits).all():
-        raise ModelError("the model returns NaN or infinity on adversarial images; such an image has no verdict")
+        raise ModelError(
+            "the model returns NaN or infinity on adversarial images; such an image has no verdict"
+        )
     return logits.argmax(1)
 
 

@@ -87,7 +87,7 @@ def training_id(trainer: str, dataset: str, arch: str, seed: int, identity: Mapp
 
 
 def run_id(training: str, member: int, members: int, checkpoint: str) -> str:
-    """"<training_id>.best" for one network, "<training_id>.h1-best" for the first of several."""
+    """ "<training_id>.best" for one network, "<training_id>.h1-best" for the first of several."""
     return f"{training}.{checkpoint}" if members == 1 else f"{training}.h{member + 1}-{checkpoint}"
 
 
@@ -195,7 +195,7 @@ def _cell(setting: Setting, row: Row, column: Column, seed: int, run: str, evalu
 
 
 def plan_name(table: str, spec: TableSpec, dataset: str, arch: str) -> str:
-    """"table2-digits"; with the architecture behind it where that is not the first setting's."""
+    """ "table2-digits"; with the architecture behind it where that is not the first setting's."""
     first = spec.settings[0]
     short = (dataset, arch) == (first.dataset, first.arch)
     return f"{_slug(table)}-{_slug(dataset)}" + ("" if short else f"-{_slug(arch)}")

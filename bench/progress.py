@@ -45,11 +45,13 @@ class Progress:
         """A new thing to watch, in `total` steps."""
         self.bar.reset(self._task, total=total, description=what, figures="", visible=True)
 
-    def advance(self, figures: str | None = None) -> None:
-        """One step done; figures replaces what stands beside the bar."""
+    def advance(self) -> None:
+        """One step done."""
         self.bar.update(self._task, advance=1)
-        if figures is not None:
-            self.bar.update(self._task, figures=figures)
+
+    def at(self, step: int, figures: str) -> None:
+        """So many steps done; figures replaces what stands beside the bar."""
+        self.bar.update(self._task, completed=step, figures=figures)
 
     def end(self) -> None:
         """Nothing to watch any more."""

@@ -8,40 +8,22 @@ whole.
 from __future__ import annotations
 
 import hashlib
-import os
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from bench import weights
-from bench.config import UserError
+from bench.files import write_atomic
 from bench.records import Results, RunRecord, read_run, write_run
 
 
-def save_weights(model: nn.Module, path: Path) -> str:
-    """Write the model's weights and buffers as safetensors, atomically; returns their SHA-256. Raises UserError."""
-    content = save({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
-    part = path.with_suffix(".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"cannot write weights to {path}: {error.strerror or error}") from error
-    return hashlib.sha256(content).hexdigest()
-
-
-def register(results: Results, model: nn.Module, record: RunRecord) -> RunRecord:
-    """Save the model under `record.run_id`; returns the record with the weights' SHA-256 filled in."""
-    from dataclasses import replace
-
-    digest = save_weights(model, weights_path(results, record))
-    whole = replace(record, weights_sha256=digest)
+def register(results: Results, state: dict[str, Tensor], record: RunRecord) -> RunRecord:
+    """Save weights and buffers under `record.run_id`; returns the record with their SHA-256. Raises UserError."""
+    content = save({name: value.detach().cpu().contiguous() for name, value in state.items()})
+    write_atomic(weights_path(results, record), lambda file: file.write(content))
+    whole = replace(record, weights_sha256=hashlib.sha256(content).hexdigest())
     write_run(results, whole)
     return whole
 

@@ -91,7 +91,7 @@ def _wide(plan: Plan, frame: pd.DataFrame, escape: Callable[[str], str] = str) -
 
 
 def _cell(line: dict[Any, Any]) -> str:
-    """"83.1 [79.4, 86.3]", with "sd 0.5" over several seeds, or the state in a word."""
+    """ "83.1 [79.4, 86.3]", with "sd 0.5" over several seeds, or the state in a word."""
     if line["state"] != OK:
         return str(line["state"])
     n = int(line["n"])
@@ -119,7 +119,7 @@ def _notes(plan: Plan, frame: pd.DataFrame) -> list[str]:
 
 
 def _recipes(plan: Plan) -> list[str]:
-    """"at-digits (20 epochs)"."""
+    """ "at-digits (20 epochs)"."""
     schedules = {name: recipe["settings"].get("schedule", {}) for name, recipe in plan.recipes.items()}
     epochs = {name: schedule.get("epochs") for name, schedule in schedules.items()}
     return [f"{name} ({count} epochs)" if count else name for name, count in epochs.items()]

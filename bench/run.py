@@ -18,6 +18,7 @@ from attacks.target import Precision
 from bench import data, plan, registry, tables
 from bench.catalog import Catalog
 from bench.config import UserError
+from bench.device import choose_device, describe
 from bench.evaluate import Verdicts, evaluate
 from bench.plan import CLEAN, Cell
 from bench.progress import Progress
@@ -52,30 +53,12 @@ class Summary:
     failures: list[str] = field(default_factory=list)
 
 
-def device_of(name: str) -> torch.device:
-    """The torch device of that name; "auto" is CUDA where there is one, else the CPU. Raises UserError for a device torch does not have."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"device {name!r} cannot be used here ({reason}); try --device cpu") from error
-    return device
-
-
-def describe(device: torch.device) -> str:
-    """The device in words, for the provenance of records."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-
-
 class TableRun:
     """One table: its plan, and the way to fill it. Raises UserError for names and settings that do not fit."""
 
     def __init__(self, table: str, options: Options) -> None:
         self.options, self.results = options, options.results
-        self.device = device_of(options.device)
+        self.device = choose_device(options.device)
         catalog = Catalog(options.recipes, options.assignments)
         spec = plan.load_spec(table)
         setting = spec.choose_setting(options.dataset, options.arch)
@@ -104,7 +87,9 @@ class TableRun:
         """What there is to do, cell by cell, without doing it."""
         lines = [f"{self.plan.title}; {self.dataset.source}; {self.plan.images} test images"]
         trained = [f"  train   {one}" for one in self._trainings() if self._missing_runs(one)]
-        attacked = [f"  attack  {cell.run_id}  {cell.eval_id}" for cell in self.plan.cells if self._open(cell)]
+        attacked = [
+            f"  attack  {cell.run_id}  {cell.eval_id}" for cell in self.plan.cells if self._open(cell)
+        ]
         return [*lines, *trained, *attacked, f"{len(trained)} trainings and {len(attacked)} attacks to do"]
 
     def execute(self) -> Summary:
@@ -140,7 +125,10 @@ class TableRun:
 
     def _train(self, cell: Cell, progress: Progress, summary: Summary) -> bool:
         recipe = self.recipes[cell.method]
-        training = Training(cell.training_id, recipe, self.dataset, self.plan.arch, cell.seed, self.device)
+        training = Training(recipe, self.dataset, self.plan.arch, cell.seed, self.device)
+        assert training.training_id == cell.training_id, (
+            "the plan and the training must agree on every setting"
+        )
 
         def work() -> None:
             training.run(self.results, progress)
@@ -191,11 +179,30 @@ class TableRun:
             work()
         except UserError:
             raise
-        except Exception as error:  # whatever breaks in one cell must not cost the others, and is never a number
+        except (
+            Exception
+        ) as error:  # whatever breaks in one cell must not cost the others, and is never a number
             reason = f"{type(error).__name__}: {error}"
             where = provenance(describe(self.device), torch.get_num_threads())
-            write_error(self.results, ErrorRecord(cell.run_id, eval_id, reason, traceback.format_exc(), where))
+            write_error(
+                self.results, ErrorRecord(cell.run_id, eval_id, reason, traceback.format_exc(), where)
+            )
             summary.failures.append(f"{what}: {reason}")
             return False
         clear_error(self.results, cell.run_id, eval_id)
         return True
+
+
+def train_recipe(name: str, options: Options) -> list[str]:
+    """Train one recipe with every seed asked for; returns the run ids. Raises UserError, TrainingError."""
+    recipe = Catalog(options.recipes, options.assignments).recipe(name)
+    dataset = data.load(options.dataset or "digits", options.data_dir)
+    arch = options.arch or ("cnn-small" if dataset.name == "digits" else "resnet18")
+    device, run_ids = choose_device(options.device), []
+    with Progress() as progress:
+        for seed in options.seeds or (0,):
+            training = Training(recipe, dataset, arch, seed, device)
+            if not all(options.results.run(run_id).exists() for run_id in training.run_ids):
+                training.run(options.results, progress)
+            run_ids += training.run_ids
+    return run_ids

@@ -51,11 +51,11 @@ class Setting:
     attack_profile: str | None = None
 
     def recipe(self, method: str) -> str:
-        """"mat" -> "mat-digits"."""
+        """ "mat" -> "mat-digits"."""
         return f"{method}-{self.profile}"
 
     def attack(self, attack: str) -> str:
-        """"pgd-100" -> "pgd-100-digits"; "clean" stays."""
+        """ "pgd-100" -> "pgd-100-digits"; "clean" stays."""
         suffix = self.profile if self.attack_profile is None else self.attack_profile
         return f"{attack}-{suffix}" if suffix and attack != CLEAN else attack
 

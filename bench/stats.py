@@ -46,15 +46,14 @@ def share(robust: ArrayLike, level: float = LEVEL) -> Share:
 
 
 def over_seeds(robust: ArrayLike, level: float = LEVEL) -> tuple[Share, float | None]:
-    """robust [S, n] bool, S networks on the same n images -> mean share, and spread over seeds (None for
-    one).
+    """robust [S, n] bool, S networks on the same n images -> mean share, and spread (None for one seed).
 
     The spread is the sample standard deviation (S - 1) of the S shares. The interval is for new seeds and
     new images. Variance of the mean = spread^2 / S + (variance over images of the mean over seeds) / n, the
-    two-way crossed random effects model, Owen 2007, https://doi.org/10.1214/07-AOAS122, section 3; the part
-    of a seed with an image is counted twice, so the interval is a little wide, never too narrow. Its t has
-    the degrees of freedom of Satterthwaite 1946, https://doi.org/10.2307/3002019. It is widened to the
-    Wilson interval of the mean, which stays honest near 0 and 1.
+    two-way crossed random effects model, see Owen 2007, https://doi.org/10.1214/07-AOAS122; the part of a
+    seed with an image is counted twice, so on average it is a little too large. Its t has the degrees of
+    freedom of Satterthwaite 1946, https://doi.org/10.2307/3002019. The interval is widened to the Wilson
+    interval of the mean, which stays honest near 0 and 1.
     """
     flags: NDArray[np.bool_] = np.atleast_2d(np.asarray(robust, dtype=bool))
     seeds, n = flags.shape

@@ -45,7 +45,9 @@ def table(plan: Plan, results: Results) -> pd.DataFrame:
             lines.append(_line(plan, cells, [find(plan, cell, results) for cell in cells]))
     frame = pd.DataFrame(lines, columns=COLUMNS)
     shares = dict.fromkeys(("accuracy", "low", "high", "seed_spread"), "float64")
-    return frame.astype({"seeds": "int64", "n": "Int64", "error": "object"} | shares)
+    frame = frame.astype({"seeds": "int64", "n": "Int64"} | shares)
+    frame["error"] = pd.Series([line["error"] for line in lines], dtype=object)  # None stays None
+    return frame
 
 
 def find(plan: Plan, cell: Cell, results: Results) -> Found:
@@ -111,6 +113,6 @@ def _mean(records: Sequence[EvalRecord]) -> tuple[Share, float | None]:
     verdicts = [record.images.set_index("image")["robust"] for record in records]
     joined = pd.concat(verdicts, axis=1)
     if len(joined) != len(verdicts[0]) or joined.isna().any(axis=None):
-        names = ', '.join(record.run_id for record in records)
+        names = ", ".join(record.run_id for record in records)
         raise UserError(f"seeds of one cell on different images: {names}")
     return over_seeds(joined.to_numpy(dtype=bool).T)

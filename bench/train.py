@@ -10,19 +10,125 @@ from torch import nn
 from attacks.noise import derive_seed
 from bench import data, models, plan, registry
 from bench.catalog import Recipe
-from bench.data import Dataset
+from bench.config import UserError
+from bench.data import Dataset, Images
+from bench.device import describe
 from bench.progress import Progress
 from bench.records import Cost, Results, RunRecord, provenance
-from trainers.loop import EpochReport, Fit, Member, fit
+from trainers.loop import EpochReport, Fit, Snapshot, Split, fit
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training of one cohort. training_id: see `bench.plan`; it names the folder and guards the checkpoint."""
+    """One training of one cohort: recipe, data, architecture, seed and device."""
 
-    training_id: str
     recipe: Recipe
     dataset: Dataset
     arch: str
     seed: int
     device: torch.device
+
+    @property
+    def training_id(self) -> str:
+        """Names the folder of all it makes, with a hash of all that can change it."""
+        resolved, sha256 = self.recipe.resolved, self.dataset.train.sha256
+        identity = plan.training_identity(resolved, self.dataset.name, sha256, self.arch, self.seed)
+        return plan.training_id(self.recipe.trainer_name, self.dataset.name, self.arch, self.seed, identity)
+
+    @property
+    def run_ids(self) -> list[str]:
+        """Every network at every checkpoint, best first."""
+        members = self.recipe.trainer.members
+        return [
+            plan.run_id(self.training_id, member, members, checkpoint)
+            for checkpoint in ("best", "last")
+            for member in range(members)
+        ]
+
+    def run(self, results: Results, progress: Progress) -> None:
+        """Train from the last whole epoch on, and register every network. Raises UserError, TrainingError."""
+        schedule, folder = self.recipe.schedule, results.training(self.training_id)
+        steps = -(-len(self.dataset.train) // schedule.batch_size)
+        progress.begin(f"training {self.training_id}", schedule.epochs * steps)
+
+        def on_epoch(report: EpochReport) -> None:
+            progress.at(report.epoch * steps, _figures(report, schedule.epochs))
+
+        try:
+            result = fit(
+                self.recipe.trainer,
+                self.networks(),
+                _split(self.dataset.train, self.device),
+                _split(self.dataset.validation, self.device),
+                schedule,
+                self.seed,
+                augment=data.augment,
+                flip=self.dataset.flip,
+                checkpoint=folder / "checkpoint.pt",
+                identity=self.training_id,
+                on_epoch=on_epoch,
+                on_step=progress.advance,
+            )
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {folder}: {error.strerror or error}; finished epochs are kept"
+            ) from error
+        progress.end()
+        self._register(results, result)
+        progress.say(f"trained {self.training_id}: {_figures(result.history[-1], schedule.epochs)}")
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
+
+    def networks(self) -> list[nn.Module]:
+        """The cohort, each network with initial weights of its own."""
+        return [
+            models.create(
+                self.arch, self.dataset.image_shape, self.dataset.classes, derive_seed("init", self.seed, n)
+            ).to(self.device)
+            for n in range(self.recipe.trainer.members)
+        ]
+
+    def _register(self, results: Results, result: Fit) -> None:
+        cost = Cost(
+            sum(report.seconds for report in result.history),
+            sum(report.forward_passes for report in result.history),
+            sum(report.backward_passes for report in result.history),
+        )
+        snapshots = [*result.best, *result.last]
+        for run_id, member, snapshot in zip(
+            self.run_ids, 2 * list(range(len(result.best))), snapshots, strict=True
+        ):
+            registry.register(results, snapshot.state, self._record(run_id, member, snapshot, cost))
+
+    def _record(self, run_id: str, member: int, snapshot: Snapshot, cost: Cost) -> RunRecord:
+        label = run_id.rpartition(".")[2]
+        return RunRecord(
+            run_id=run_id,
+            training_id=self.training_id,
+            trainer=self.recipe.trainer_name,
+            recipe=self.recipe.name,
+            settings=self.recipe.resolved["settings"],
+            dataset=self.dataset.name,
+            images_sha256=self.dataset.train.sha256,
+            arch=self.arch,
+            image_shape=list(self.dataset.image_shape),
+            classes=self.dataset.classes,
+            seed=self.seed,
+            member=member,
+            checkpoint="best" if label.endswith("best") else "last",
+            epoch=snapshot.epoch,
+            validation={"clean": snapshot.clean, "robust": snapshot.robust},
+            weights_sha256="",
+            weights_file=f"{label}.safetensors",
+            cost=cost,
+            provenance=provenance(describe(self.device), torch.get_num_threads()),
+        )
+
+
+def _split(images: Images, device: torch.device) -> Split:
+    return Split(images.x.to(device), images.y.to(device), images.ids.to(device))
+
+
+def _figures(report: EpochReport, epochs: int) -> str:
+    clean = "/".join(f"{value:.1%}" for value in report.clean)
+    robust = "/".join(f"{value:.1%}" for value in report.robust)
+    return f"epoch {report.epoch}/{epochs}, loss {report.loss:.3f}, validation clean {clean}, robust {robust}"

@@ -10,20 +10,3 @@ backward; the bare rate is autograd.grad of the cross-entropy with respect to th
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
-from collections.abc import Callable
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
-from attacks.contract import ThreatModel
-from attacks.noise import Noise
-from attacks.pgd import PGD
-from attacks.target import Target, default_batch_size
-from bench import data
-from bench.catalog import Catalog
-from bench.models import create
-from trainers.loop import fit

@@ -14,20 +14,28 @@ from bench.evaluate import check_contract, fingerprint
 
 GRADIENT = {"steps": 6, "step": 0.02}
 SETTINGS = {
-    "fgsm": [{"threat": ThreatModel(n, e), "start": s} for n, e in (("Linf", 0.05), ("L2", 0.5), ("L1", 3.0))
-             for s in ("none", "uniform")],
-    "pgd": [{"threat": ThreatModel("Linf", 0.05), "restarts": 2, **GRADIENT},
-            {"threat": ThreatModel("L2", 0.5), "steps": 6, "step": 0.2, "loss": "margin"},
-            {"threat": ThreatModel("L1", 4.0), "steps": 6, "step": 1.0, "stop": "last"},
-            {"threat": ThreatModel("Linf", 0.05), "targets": 9, "loss": "bce", **GRADIENT}],
+    "fgsm": [
+        {"threat": ThreatModel(n, e), "start": s}
+        for n, e in (("Linf", 0.05), ("L2", 0.5), ("L1", 3.0))
+        for s in ("none", "uniform")
+    ],
+    "pgd": [
+        {"threat": ThreatModel("Linf", 0.05), "restarts": 2, **GRADIENT},
+        {"threat": ThreatModel("L2", 0.5), "steps": 6, "step": 0.2, "loss": "margin"},
+        {"threat": ThreatModel("L1", 4.0), "steps": 6, "step": 1.0, "stop": "last"},
+        {"threat": ThreatModel("Linf", 0.05), "targets": 9, "loss": "bce", **GRADIENT},
+    ],
     "mim": [{"threat": ThreatModel("Linf", 0.05), **GRADIENT}],
     "cw": [{"threat": ThreatModel("Linf", 0.05), "steps": 8}],
     "fog": [{"threat": ThreatModel("own", 2000), "steps": 8}],
     "gabor": [{"threat": ThreatModel("own", 25), "steps": 4}],
     "elastic": [{"threat": ThreatModel("own", 0.5), "steps": 4, "kernel": 5, "std": 1.0}],
 }
-CASES = [pytest.param(ATTACKS[name](**settings), id=f"{name}-{index}")
-         for name in ATTACKS for index, settings in enumerate(SETTINGS[name])]
+CASES = [
+    pytest.param(ATTACKS[name](**settings), id=f"{name}-{index}")
+    for name in ATTACKS
+    for index, settings in enumerate(SETTINGS[name])
+]
 
 
 def run(attack, model, x, y, ids=None, seed=0, batch_size=None):
@@ -68,7 +76,9 @@ def test_an_image_does_not_see_the_others(attack):
     assert torch.allclose(whole, run(attack, model, x, y, batch_size=5), atol=1e-7)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(2))
     assert torch.allclose(whole[order], run(attack, model, x[order], y[order], ids=order), atol=1e-7)
-    assert torch.allclose(whole[3:4], run(attack, model, x[3:4], y[3:4], ids=order.new_tensor([3])), atol=1e-7)
+    assert torch.allclose(
+        whole[3:4], run(attack, model, x[3:4], y[3:4], ids=order.new_tensor([3])), atol=1e-7
+    )
 
 
 @pytest.mark.parametrize("attack", CASES)

@@ -1,0 +1,75 @@
+"""One direction of flow: who may import whom, and the wall that torch does not cross."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RIGHT = ("config", "files", "provenance", "records", "spec", "plan", "stats", "tables", "report", "check")
+THIRD_PARTY_ATTACKS = {"foolbox", "torchattacks", "pyautoattack", "art"}
+FILES = [path for room in ("attacks", "trainers", "bench") for path in sorted((ROOT / room).rglob("*.py"))]
+
+
+def imports(path: Path, top_level_only: bool = False) -> set[str]:
+    """Dotted names of the modules that a file imports."""
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def rooms(names: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_file_imports_only_what_its_room_allows(path):
+    room = path.relative_to(ROOT).parts[0]
+    names = imports(path)
+    if room == "attacks":
+        assert not rooms(names) & {"trainers", "bench"}
+    if room == "trainers":
+        assert "bench" not in rooms(names)
+    if room == "bench" and path.stem in RIGHT:
+        assert not rooms(names) & {"attacks", "trainers", "torch", "torchvision"}
+        ours = {name.split(".")[1] for name in names if name.startswith("bench.")}
+        assert ours <= set(RIGHT)
+    if "adapters" not in path.parts:
+        assert not rooms(names) & THIRD_PARTY_ATTACKS
+
+
+def test_commands_load_torch_only_when_they_need_it():
+    assert not rooms(imports(ROOT / "bench" / "cli.py", top_level_only=True)) & {
+        "torch",
+        "attacks",
+        "trainers",
+    }
+
+
+@pytest.mark.parametrize("module", ["bench.cli", *(f"bench.{name}" for name in RIGHT)])
+def test_the_right_side_leaves_torch_unloaded(module):
+    code = f"import {module}, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_the_only_lists_are_complete():
+    """A file with an attack or a method that no list names would never be tested."""
+    from attacks import ATTACKS
+    from trainers import TRAINERS
+
+    shared = {"__init__", "contract", "target", "norms", "losses", "noise", "latent"}
+    files = {path.stem for path in (ROOT / "attacks").glob("*.py")} - shared
+    assert files == {attack.__module__.split(".")[1] for attack in ATTACKS.values()}
+    files = {path.stem for path in (ROOT / "trainers").glob("*.py")} - {"__init__", "contract", "loop"}
+    assert files == {trainer.__module__.split(".")[1] for trainer in TRAINERS.values()}

@@ -1,0 +1,32 @@
+"""Adversarial training: Madry et al. 2018, https://arxiv.org/abs/1706.06083, eq. 2.1.
+
+Differs from the authors' code: the attack runs with batch norm in evaluation mode (`inner.bn`; theirs trains it, and
+the first author found later that it makes little difference).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from attacks.losses import cross_entropy
+from trainers.contract import Cohort, Inner
+
+
+@dataclass(frozen=True)
+class AT:
+    """min CE(f(x'), y), x' the maximiser of the same loss in the ball."""
+
+    inner: Inner
+    version: int = 1
+
+    @property
+    def members(self) -> int:
+        """One network."""
+        return 1
+
+    def batch_loss(self, cohort: Cohort, x: Tensor, y: Tensor) -> list[Tensor]:
+        """See `trainers.contract.Trainer`."""
+        x_adv = cohort.attack(0, x, y, self.inner, cross_entropy)
+        return [cross_entropy(cohort.logits(0, x_adv), y).mean()]

@@ -1,0 +1,110 @@
+"""What a training method is: a loss over a cohort of networks that see the same batch.
+
+A method is a frozen dataclass of settings with `batch_loss`; the one loop (`trainers.loop`) owns everything else. The
+Cohort is what a method sees of a batch: which network attacks which image with what, and forward passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from attacks.contract import ThreatModel
+from attacks.losses import Loss
+from attacks.noise import Noise
+from attacks.pgd import PGD, Start, ascend
+from attacks.target import Precision, Target
+
+Mode = Literal["eval", "train"]
+
+
+@dataclass(frozen=True)
+class Inner:
+    """The inner maximisation: PGD of `steps` steps, last iterate.
+
+    eps, step: in image units, in `norm`. start: "uniform" in the ball (Madry), "gaussian" 0.001 N(0, 1) (TRADES, MART)
+    or "none". bn: mode of batch norm during the attack; published code differs, and "eval" is the default here
+    because the attack then sees the network that is judged. Raises ValueError.
+    """
+
+    eps: float
+    norm: Literal["Linf", "L2", "L1"] = "Linf"
+    steps: int = 10
+    step: float = 0.007
+    start: Start = "uniform"
+    bn: Mode = "eval"
+
+    def __post_init__(self) -> None:
+        self.pgd(self.steps)
+
+    def pgd(self, steps: int) -> PGD:
+        """PGD with these settings; the last iterate counts."""
+        return PGD(ThreatModel(self.norm, self.eps), steps, self.step, start=self.start, stop="last")
+
+
+class Trainer(Protocol):
+    """Settings of a method. `version` goes up when a change of the code changes its results."""
+
+    inner: Inner
+    version: int
+
+    @property
+    def members(self) -> int:
+        """How many networks are trained."""
+        ...
+
+    def batch_loss(self, cohort: Cohort, x: Tensor, y: Tensor) -> list[Tensor]:
+        """x [B, C, H, W] (augmented), y [B] -> one scalar loss per network; the loop differentiates their sum."""
+        ...
+
+
+class Cohort:
+    """The networks, and what one batch may do with them. Passes are counted in images."""
+
+    def __init__(self, networks: Sequence[nn.Module], precision: Precision = "float32") -> None:
+        self.networks = list(networks)
+        self.precision: Precision = precision
+        self.noise = Noise(0, torch.arange(0))  # the loop sets each batch's own
+        self.forward_passes = 0
+        self.backward_passes = 0
+
+    def attack(self, n: int, x: Tensor, y: Tensor, inner: Inner, loss: Loss) -> Tensor:
+        """x_adv [B, C, H, W] against network n: ascends `loss(logits, y)`; y is whatever the loss compares with.
+
+        No parameter gradient is filled, and the network's mode is what it was afterwards.
+        """
+        with in_mode(self.networks[n], inner.bn):
+            target = Target(self.networks[n], len(x), self.precision, allow_training=True)
+            x_adv, _ = ascend(inner.pgd(inner.steps), target, x, y, loss, y, self.noise.fork("network", n))
+        self.forward_passes += target.forward_passes
+        self.backward_passes += target.backward_passes
+        return x_adv
+
+    def logits(self, n: int, x: Tensor, mode: Mode = "train", grad: bool = True) -> Tensor:
+        """Network n on x [B, C, H, W] -> logits [B, K] float32; with grad=False a constant."""
+        autocast = (
+            nullcontext() if self.precision == "float32" else torch.autocast(x.device.type, torch.bfloat16)
+        )
+        with in_mode(self.networks[n], mode), torch.set_grad_enabled(grad), autocast:
+            out = self.networks[n](x)
+        self.forward_passes += len(x)
+        self.backward_passes += len(x) if grad else 0
+        return out.float() if self.precision == "bfloat16" else out
+
+
+@contextmanager
+def in_mode(network: nn.Module, mode: Mode) -> Iterator[None]:
+    """The network in training or evaluation mode, and as it was afterwards."""
+    before, wanted = network.training, mode == "train"
+    if before != wanted:
+        network.train(wanted)
+    try:
+        yield
+    finally:
+        if before != wanted:
+            network.train(before)
