@@ -30,15 +30,16 @@ STILL = 1e-8  # a step in w that moves no pixel of float32: no longer one led up
 
 @dataclass(frozen=True)
 class CarliniWagnerLinf:
-    """Ascent on the margin over w: x_adv = middle + half * tanh(w) of the box x - eps .. x + eps within [0, 1].
+    """Ascent on the margin over w: x_adv = middle + half * tanh(w) of the box x - eps .. x + eps in [0, 1].
 
     threat: Linf, eps in image units. steps: iterations at most. step: first length of a step, in w, of the
     pixel that moves most; multiplied by 2 or 1/2 as the line search finds, and carried to the next iteration.
     kappa: the margin (difference of logits) that counts as done; an image leaves as soon as it is fooled with
-    that margin, so there is no `stop`. patience: iterations without any gain after which an image is given
-    up. edge: see above, in (0, 1). restarts: the first starts at x, the others uniformly in the box, each on
-    the images that still stand. targets: 0 climbs to the best wrong class; n runs towards each of the n
-    likeliest wrong classes. Raises ValueError.
+    that margin, so there is no `stop`. patience: after so many iterations in a row without progress an image
+    is given up; progress is a gain that, kept up, would reach kappa within `steps` iterations. edge: see
+    above, in (0, 1). restarts: the first starts at x, the others uniformly in the box, each on the images
+    that still stand. targets: 0 climbs to the best wrong class; n runs towards each of the n likeliest wrong
+    classes. Raises ValueError.
     """
 
     threat: ThreatModel
@@ -115,8 +116,10 @@ class CarliniWagnerLinf:
                 walls = [wall[keep] for wall in walls]
             if len(place) == 0:
                 break
-            w, value, step, grew = self._iterate(target[place], w, goal, loss, value, step, walls)
-            stale = torch.where(grew, 0, stale + 1)
+            before = value
+            w, value, step = self._iterate(target[place], w, goal, loss, value, step, walls)
+            slow = value - before <= (self.kappa - before) / self.steps
+            stale = torch.where(slow, stale + 1, 0)
         result[place] = w
         return _image(result, low, high)
 
@@ -129,8 +132,8 @@ class CarliniWagnerLinf:
         value: Tensor,
         step: Tensor,
         walls: list[Tensor],
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One gradient and one line search along it -> w, its loss, the step to carry on, whether it grew.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One gradient and one line search along it -> w, its loss, the step to carry on.
 
         While the loss does not grow, halve the step; if the first try grew, double it while it keeps growing.
         """
@@ -153,7 +156,7 @@ class CarliniWagnerLinf:
                 break
             trial[live] = torch.where(doubling[live], trial[live] * 2, trial[live] / 2)
         step = torch.where(taken > 0, taken, trial)
-        return w + per_image(taken, w) * grad, best, step, taken > 0
+        return w + per_image(taken, w) * grad, best, step
 
 
 def _image(w: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -19,9 +19,7 @@ from attacks.losses import Loss
 Precision = Literal["float32", "bfloat16"]
 Render = Callable[[Tensor, slice], Tensor]
 
-CPU_BATCH_VALUES = (
-    1 << 18
-)  # image values a batch: activations of small networks stay in the processor's cache
+CPU_BATCH_VALUES = 1 << 18  # image values a batch: activations of small networks stay in the processor's cache
 GPU_BATCH_VALUES = 1 << 22
 
 
@@ -47,9 +45,7 @@ class Target:
         allow_training: bool = False,
     ) -> None:
         if not allow_training and any(module.training for module in model.modules()):
-            raise ModelError(
-                "the model is in training mode, where batch statistics leak; call model.eval() first"
-            )
+            raise ModelError("the model is in training mode, where batch statistics leak; call model.eval() first")
         self.model = model
         self.batch_size = batch_size
         self.gradient_precision: Precision = gradient_precision

@@ -84,9 +84,7 @@ def attack_model(
         raise UserError(f"{model}: {error}") from error
     record = EvalRecord(
         run_id=subject.run_id,
-        eval_id=plan.eval_id(
-            attack, len(chosen), plan.eval_identity(resolved, attack, chosen.sha256, seed, options)
-        ),
+        eval_id=plan.eval_id(attack, len(chosen), plan.eval_identity(resolved, attack, chosen.sha256, seed, options)),
         attack=attack,
         settings=resolved["settings"],
         norm=setting.threat.norm if setting else "none",
@@ -108,9 +106,7 @@ def _registered(folder: Results, run_id: str) -> Subject:
     return Subject(network, run_id, record.weights_sha256)
 
 
-def _own(
-    model: str, arch: str | None, source: Dataset, mean: Statistics | None, std: Statistics | None
-) -> Subject:
+def _own(model: str, arch: str | None, source: Dataset, mean: Statistics | None, std: Statistics | None) -> Subject:
     """A weights file or module:factory; its records are filed under its name and the hash of its weights."""
     if (mean is None) != (std is None):
         raise UserError("--mean and --std go together; give both or neither")
@@ -142,18 +138,14 @@ def _choose_images(source: Dataset, count: int | None, indices: Path | None) -> 
         try:
             numbers = torch.tensor([int(line) for line in indices.read_text().split()], dtype=torch.int64)
         except (OSError, ValueError) as error:
-            raise UserError(
-                f"cannot read image numbers from {indices}: {error}; write one number a line"
-            ) from error
+            raise UserError(f"cannot read image numbers from {indices}: {error}; write one number a line") from error
         if len(numbers) == 0 or numbers.min() < 0 or numbers.max() >= len(chosen):
             raise UserError(f"{indices}: image numbers must be in 0..{len(chosen) - 1}")
         chosen = chosen.take(numbers)
     return chosen if count is None else chosen.head(count)
 
 
-def _attack(
-    catalog: Catalog, name: str, eps: float | None, norm: str | None
-) -> tuple[Attack | None, dict[str, Any]]:
+def _attack(catalog: Catalog, name: str, eps: float | None, norm: str | None) -> tuple[Attack | None, dict[str, Any]]:
     """The attack of that name with another radius or norm where the user says so. Raises UserError."""
     if name == plan.CLEAN:
         return None, {"attack": plan.CLEAN, "version": 1, "settings": {}}
@@ -180,7 +172,5 @@ def _lines(attack: str, setting: Attack | None, resolved: dict[str, Any], verdic
     ]
     if setting is not None and setting.threat.norm in ("Linf", "L2", "L1", "L0"):
         norm = setting.threat.norm
-        lines.append(
-            f"max {norm} perturbation: {table[norm.lower()].max():.5f} (eps {setting.threat.eps:.5f})"
-        )
+        lines.append(f"max {norm} perturbation: {table[norm.lower()].max():.5f} (eps {setting.threat.eps:.5f})")
     return lines

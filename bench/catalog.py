@@ -50,10 +50,7 @@ class Catalog:
             for kind, entries in own.items():
                 choose(kind, tables, f"section in {file}")
                 tables[kind] |= entries
-        recipes = {
-            name: _with_schedule(name, table, tables["schedules"])
-            for name, table in tables["recipes"].items()
-        }
+        recipes = {name: _with_schedule(name, table, tables["schedules"]) for name, table in tables["recipes"].items()}
         merged = override(recipes | tables["attacks"], list(assignments))
         self.recipe_tables = {name: merged[name] for name in recipes}
         self.attack_tables = {name: merged[name] for name in tables["attacks"]}

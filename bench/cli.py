@@ -22,9 +22,7 @@ RESULTS = click.option(
     help="Folder of plans, runs, evals, tables and reference numbers.",
 )
 DATASET = click.option("--dataset", help="Data set; see `bench list datasets`.")
-ARCH = click.option(
-    "--arch", help="Architecture; see `bench list models`, or module:factory (runs that code)."
-)
+ARCH = click.option("--arch", help="Architecture; see `bench list models`, or module:factory (runs that code).")
 DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ... or auto.")
 DATA_DIR = click.option(
     "--data-dir",
@@ -45,9 +43,7 @@ SET = click.option(
     help="Change a setting of a recipe or attack, e.g. pgd-100.steps=50 or '*-digits.schedule.epochs=3'.",
 )
 IMAGES = click.option("--images", type=click.IntRange(min=1), help="Use the first N test images.")
-BATCH = click.option(
-    "--batch-size", type=click.IntRange(min=1), help="Images per pass (no result depends on it)."
-)
+BATCH = click.option("--batch-size", type=click.IntRange(min=1), help="Images per pass (no result depends on it).")
 PRECISION = click.option(
     "--gradient-precision",
     type=click.Choice(["float32", "bfloat16"]),
@@ -75,9 +71,7 @@ def seeds_of(context: click.Context, parameter: click.Parameter, text: str | Non
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise UserError(
-            f"--seeds {text!r} is not a list of whole numbers; write for example --seeds 0,1,2"
-        ) from None
+        raise UserError(f"--seeds {text!r} is not a list of whole numbers; write for example --seeds 0,1,2") from None
 
 
 SEEDS = click.option("--seeds", callback=seeds_of, metavar="0,1,...", help="Training seeds.")
@@ -182,9 +176,7 @@ def train(recipe: str, **given: Any) -> int:
 @click.option("--norm", help="Linf, L2 or L1.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the attack's noise.")
 @click.option("--indices", type=click.Path(path_type=Path), help="File with test image numbers, one a line.")
-@click.option(
-    "--mean", help="Normalisation of a weights file, e.g. 0.49,0.48,0.45 or 125.3/255,123/255,113.9/255."
-)
+@click.option("--mean", help="Normalisation of a weights file, e.g. 0.49,0.48,0.45 or 125.3/255,123/255,113.9/255.")
 @click.option("--std", help="See --mean.")
 def attack(model: str, attack: str, **given: Any) -> int:
     """Attack MODEL with ATTACK and judge every image.
@@ -242,9 +234,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         return _complain(str(error))
     except click.UsageError as error:
-        return _complain(
-            error.format_message() + (f"; see `{error.ctx.command_path} --help`" if error.ctx else "")
-        )
+        return _complain(error.format_message() + (f"; see `{error.ctx.command_path} --help`" if error.ctx else ""))
     except click.Abort:
         return 130
     return int(code or 0)

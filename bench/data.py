@@ -139,9 +139,7 @@ def check_images(x: Tensor, y: Tensor, classes: int) -> None:
             "normalisation inside the model"
         )
     if y.dtype != torch.int64 or y.min() < 0 or y.max() >= classes:
-        raise UserError(
-            f"labels must be int64 in 0..{classes - 1}; got {y.dtype} from {y.min()} to {y.max()}"
-        )
+        raise UserError(f"labels must be int64 in 0..{classes - 1}; got {y.dtype} from {y.min()} to {y.max()}")
 
 
 def augment(x: Tensor, offsets: Tensor, flips: Tensor) -> Tensor:
@@ -234,9 +232,7 @@ def _parquet_shard(path: Path, kind: Kind) -> Arrays:
     with ThreadPoolExecutor() as pool:
         list(pool.map(decode, range(len(rows)), chunksize=256))
     if len(labels) and not (0 <= labels.min() and labels.max() < kind.classes):
-        raise UserError(
-            f"{path}: labels reach from {labels.min()} to {labels.max()}, outside 0..{kind.classes - 1}"
-        )
+        raise UserError(f"{path}: labels reach from {labels.min()} to {labels.max()}, outside 0..{kind.classes - 1}")
     return out, labels
 
 

@@ -52,7 +52,9 @@ class Verdicts:
     def summary(self) -> str:
         """Clean and robust accuracy and the time, in one line."""
         passes = f"{self.cost.forward_passes} forward, {self.cost.backward_passes} backward passes"
-        return f"clean {self.clean_accuracy:.2%}, robust {self.robust_accuracy:.2%}, {self.cost.seconds:.1f} s, {passes}"
+        return (
+            f"clean {self.clean_accuracy:.2%}, robust {self.robust_accuracy:.2%}, {self.cost.seconds:.1f} s, {passes}"
+        )
 
 
 def evaluate(
@@ -93,9 +95,7 @@ def evaluate(
         check_contract(name, attack, x[standing], found)
         x_adv[standing] = found
     if fingerprint(model) != before:
-        raise AttackError(
-            f"{name} changed the model (weights, buffers, mode or gradients); its result is void"
-        )
+        raise AttackError(f"{name} changed the model (weights, buffers, mode or gradients); its result is void")
     adversarial = clean if attack is None else _fresh_predictions(model, x_adv, batch_size)
     seconds = time.perf_counter() - started
     table = _table(images, x_adv, clean, adversarial, target.passes_per_image)
@@ -145,9 +145,7 @@ def _fresh_predictions(model: nn.Module, x_adv: Tensor, batch_size: int | None) 
     other = max(1, (batch_size or default_batch_size(x_adv)) * 2 // 3)
     logits = Target(model, other).logits(x_adv)
     if not torch.isfinite(logits).all():
-        raise ModelError(
-            "the model returns NaN or infinity on adversarial images; such an image has no verdict"
-        )
+        raise ModelError("the model returns NaN or infinity on adversarial images; such an image has no verdict")
     return logits.argmax(1)
 
 

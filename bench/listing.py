@@ -59,9 +59,7 @@ def models(results: Path) -> list[str]:
     """Every architecture."""
     from bench.models import MODELS
 
-    return [f"{name:18} {_first_line(factory)}" for name, factory in MODELS.items()] + [
-        "module:factory     your own"
-    ]
+    return [f"{name:18} {_first_line(factory)}" for name, factory in MODELS.items()] + ["module:factory     your own"]
 
 
 def runs(results: Path) -> list[str]:

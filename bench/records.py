@@ -236,9 +236,7 @@ def read_eval(results: Results, run_id: str, eval_id: str) -> EvalRecord:
 
 def _check_images(images: pd.DataFrame, path: Path) -> None:
     """The laws of a per-image table. Raises UserError."""
-    column = {
-        name: images[name].to_numpy() for name in COLUMNS
-    }  # plain arrays: a report checks a million rows
+    column = {name: images[name].to_numpy() for name in COLUMNS}  # plain arrays: a report checks a million rows
     right = column["clean_prediction"] == column["label"]
     held = column["adversarial_prediction"] == column["label"]
     contradicted = int((column["robust"] != (right & held)).sum())

@@ -87,9 +87,7 @@ class TableRun:
         """What there is to do, cell by cell, without doing it."""
         lines = [f"{self.plan.title}; {self.dataset.source}; {self.plan.images} test images"]
         trained = [f"  train   {one}" for one in self._trainings() if self._missing_runs(one)]
-        attacked = [
-            f"  attack  {cell.run_id}  {cell.eval_id}" for cell in self.plan.cells if self._open(cell)
-        ]
+        attacked = [f"  attack  {cell.run_id}  {cell.eval_id}" for cell in self.plan.cells if self._open(cell)]
         return [*lines, *trained, *attacked, f"{len(trained)} trainings and {len(attacked)} attacks to do"]
 
     def execute(self) -> Summary:
@@ -126,9 +124,7 @@ class TableRun:
     def _train(self, cell: Cell, progress: Progress, summary: Summary) -> bool:
         recipe = self.recipes[cell.method]
         training = Training(recipe, self.dataset, self.plan.arch, cell.seed, self.device)
-        assert training.training_id == cell.training_id, (
-            "the plan and the training must agree on every setting"
-        )
+        assert training.training_id == cell.training_id, "the plan and the training must agree on every setting"
 
         def work() -> None:
             training.run(self.results, progress)
@@ -171,22 +167,16 @@ class TableRun:
             images=verdicts.table,
         )
 
-    def _guard(
-        self, cell: Cell, eval_id: str | None, work: Callable[[], None], what: str, summary: Summary
-    ) -> bool:
+    def _guard(self, cell: Cell, eval_id: str | None, work: Callable[[], None], what: str, summary: Summary) -> bool:
         """Do the work of one cell; a failure is recorded with its reason and the rest goes on."""
         try:
             work()
         except UserError:
             raise
-        except (
-            Exception
-        ) as error:  # whatever breaks in one cell must not cost the others, and is never a number
+        except Exception as error:  # whatever breaks in one cell must not cost the others, and is never a number
             reason = f"{type(error).__name__}: {error}"
             where = provenance(describe(self.device), torch.get_num_threads())
-            write_error(
-                self.results, ErrorRecord(cell.run_id, eval_id, reason, traceback.format_exc(), where)
-            )
+            write_error(self.results, ErrorRecord(cell.run_id, eval_id, reason, traceback.format_exc(), where))
             summary.failures.append(f"{what}: {reason}")
             return False
         clear_error(self.results, cell.run_id, eval_id)

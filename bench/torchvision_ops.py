@@ -32,9 +32,7 @@ def _operators_load() -> bool:
     found = importlib.util.find_spec("torchvision")
     if found is None or found.origin is None:
         return True
-    for path in sorted(Path(found.origin).parent.glob("_C.*")) + sorted(
-        Path(found.origin).parent.glob("_C_*.so")
-    ):
+    for path in sorted(Path(found.origin).parent.glob("_C.*")) + sorted(Path(found.origin).parent.glob("_C_*.so")):
         try:
             torch.ops.load_library(str(path))
         except OSError:

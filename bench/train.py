@@ -70,9 +70,7 @@ class Training:
                 on_step=progress.advance,
             )
         except OSError as error:
-            raise UserError(
-                f"cannot write to {folder}: {error.strerror or error}; finished epochs are kept"
-            ) from error
+            raise UserError(f"cannot write to {folder}: {error.strerror or error}; finished epochs are kept") from error
         progress.end()
         self._register(results, result)
         progress.say(f"trained {self.training_id}: {_figures(result.history[-1], schedule.epochs)}")
@@ -94,9 +92,7 @@ class Training:
             sum(report.backward_passes for report in result.history),
         )
         snapshots = [*result.best, *result.last]
-        for run_id, member, snapshot in zip(
-            self.run_ids, 2 * list(range(len(result.best))), snapshots, strict=True
-        ):
+        for run_id, member, snapshot in zip(self.run_ids, 2 * list(range(len(result.best))), snapshots, strict=True):
             registry.register(results, snapshot.state, self._record(run_id, member, snapshot, cost))
 
     def _record(self, run_id: str, member: int, snapshot: Snapshot, cost: Cost) -> RunRecord:

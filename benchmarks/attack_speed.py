@@ -9,4 +9,3 @@ backward; the bare rate is autograd.grad of the cross-entropy with respect to th
 """
 
 from __future__ import annotations
-

@@ -11,9 +11,7 @@ from bench.provenance import Cost, Provenance
 from bench.records import EvalRecord, Results, RunRecord, training_of, write_eval, write_run
 from bench.spec import Column, Row, Setting, TableSpec
 
-MADE_BY = Provenance(
-    "c0ffee", False, {"torch": "2.10"}, "3.11", "cpu", 2, "2026-01-01T00:00:00+00:00", "bench run"
-)
+MADE_BY = Provenance("c0ffee", False, {"torch": "2.10"}, "3.11", "cpu", 2, "2026-01-01T00:00:00+00:00", "bench run")
 SETTING = Setting("tiny", "cnn", "dots", ("dots",), ("*",), (0,), None, "5 % of the paper's radius.")
 
 

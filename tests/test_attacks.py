@@ -76,9 +76,7 @@ def test_an_image_does_not_see_the_others(attack):
     assert torch.allclose(whole, run(attack, model, x, y, batch_size=5), atol=1e-7)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(2))
     assert torch.allclose(whole[order], run(attack, model, x[order], y[order], ids=order), atol=1e-7)
-    assert torch.allclose(
-        whole[3:4], run(attack, model, x[3:4], y[3:4], ids=order.new_tensor([3])), atol=1e-7
-    )
+    assert torch.allclose(whole[3:4], run(attack, model, x[3:4], y[3:4], ids=order.new_tensor([3])), atol=1e-7)
 
 
 @pytest.mark.parametrize("attack", CASES)

@@ -32,9 +32,7 @@ def reference(frame: pd.DataFrame, tmp_path: Path) -> Path:
 
 
 def moved(frame: pd.DataFrame, points: float, column: str = "C&W") -> pd.DataFrame:
-    return frame.assign(
-        accuracy=frame["accuracy"].where(frame["column"] != column, frame["accuracy"] + points / 100)
-    )
+    return frame.assign(accuracy=frame["accuracy"].where(frame["column"] != column, frame["accuracy"] + points / 100))
 
 
 def failures(frame: pd.DataFrame, reference: Path, plan: Plan = PLAN) -> list[str]:
@@ -49,9 +47,7 @@ def test_the_numbers_that_made_the_reference_pass(frame: pd.DataFrame, reference
 
 def test_the_tolerance_is_half_the_interval_and_at_least_two_points(frame: pd.DataFrame, reference: Path):
     tolerance = pd.read_csv(reference)["tolerance_percent"].tolist()
-    assert tolerance[0] == 2.0 and tolerance[1] == pytest.approx(
-        50 * (frame["high"] - frame["low"])[1], abs=1e-3
-    )
+    assert tolerance[0] == 2.0 and tolerance[1] == pytest.approx(50 * (frame["high"] - frame["low"])[1], abs=1e-3)
     assert 4 < tolerance[1] < 6
 
 

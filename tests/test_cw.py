@@ -46,9 +46,7 @@ def broken(classes, shape, seed, share, **settings):
     for image, label in zip(x.split(1), y.split(1), strict=True):
         eps = exact_margin("Linf", model, image[0], int(label))
         if share * eps <= 1:
-            fooled.append(
-                model(run(cw(share * eps, **settings), model, image, label)).argmax(1).ne(label).item()
-            )
+            fooled.append(model(run(cw(share * eps, **settings), model, image, label)).argmax(1).ne(label).item())
     assert len(fooled) >= 8
     return torch.tensor(fooled)
 
@@ -70,7 +68,10 @@ def test_linear_margin_is_met_within_one_percent(classes, shape, settings):
 
 def test_pixels_at_0_and_1_are_attacked():
     """A third of the pixels are saturated; starting them at the wall, as the original does, leaves them there."""
-    assert broken(2, (3, 8, 8), 0, 1.01, edge=0.999999).sum() < broken(2, (3, 8, 8), 0, 1.01).sum()
+    model, x, y = problem(100)
+    ours, theirs = ((model(run(cw(0.02, edge=edge), model, x, y)).argmax(1) != y).sum() for edge in (0.9, 0.999999))
+    print(ours, theirs)
+    assert ours > theirs + 5
 
 
 def slow(model, x, y, eps, steps, step=0.01, edge=0.9):
@@ -148,9 +149,7 @@ def test_the_margin_never_falls_and_restarts_only_add():
     left = once <= 0
     assert (more[left] >= once[left]).all() and (more[left] > once[left]).any()
     assert torch.equal(more[~left], once[~left])
-    assert not torch.equal(
-        run(cw(0.03, restarts=6), model, x, y), run(cw(0.03, restarts=6), model, x, y, seed=1)
-    )
+    assert not torch.equal(run(cw(0.03, restarts=6), model, x, y), run(cw(0.03, restarts=6), model, x, y, seed=1))
 
 
 @pytest.mark.parametrize("factor", [2.0**-20, 2.0**20])
@@ -177,9 +176,9 @@ def test_images_leave_when_fooled_or_out_of_patience():
 
 def test_kappa_is_the_margin_that_counts_as_done():
     model, x, y = problem()
-    plain, wide = (margin(model(run(cw(0.05, kappa=k), model, x, y)), y) for k in (0.0, 2.0))
-    assert ((plain > 0) & (plain < 2)).any(), "without kappa some stop short of it"
-    assert (wide >= 2).sum() > (plain >= 2).sum()
+    plain, wide = (margin(model(run(cw(0.05, kappa=k), model, x, y)), y) for k in (0.0, 0.1))
+    assert ((plain > 0) & (plain < 0.1)).any(), "without kappa some stop short of it"
+    assert (wide >= 0.1).sum() > (plain >= 0.1).sum()
     assert ((wide > 0) >= (plain > 0)).all()
 
 

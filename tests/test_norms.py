@@ -61,13 +61,7 @@ def test_l2_step_is_the_gradient_direction_where_there_is_room():
 @pytest.mark.parametrize("ascent, norm", [(norms.l2_ascent, "L2"), (norms.l1_ascent, "L1")])
 def test_steps_stay_in_the_box_spend_their_length_and_beat_random_moves(ascent, norm):
     grad = sample().double()
-    x = (
-        torch.rand(64, 3, 4, 4, generator=torch.Generator().manual_seed(1))
-        .double()
-        .mul(1.6)
-        .sub(0.3)
-        .clamp(0, 1)
-    )
+    x = torch.rand(64, 3, 4, 4, generator=torch.Generator().manual_seed(1)).double().mul(1.6).sub(0.3).clamp(0, 1)
     step = 1.2
     extra = (torch.ones(64, dtype=torch.int64),) if norm == "L1" else ()
     move = ascent(grad, x, step, *extra)

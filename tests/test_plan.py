@@ -15,9 +15,7 @@ from bench.config import UserError
 from bench.records import Results
 from bench.spec import Row
 
-RECIPES = {
-    name: {"trainer": name, "version": 1, "settings": {"schedule": {"epochs": 3}}} for name in ("at", "mat")
-}
+RECIPES = {name: {"trainer": name, "version": 1, "settings": {"schedule": {"epochs": 3}}} for name in ("at", "mat")}
 
 
 def ids(made: plan.Plan, column: str = "C&W") -> set[tuple[str, str]]:
@@ -126,9 +124,7 @@ def test_table2_is_the_papers_table():
     spec = plan.load_spec("table2")
     assert [row.label for row in spec.rows] == ["AT", "TRADES", "MART", "MAT-h1", "MAT-h2"]
     assert [c.attack for c in spec.columns] == ["clean", "fgsm", "pgd-100", "cw", "fog", "gabor", "elastic"]
-    assert (
-        spec.settings[0].attack("cw") == "cw-digits" and spec.choose_setting("cifar10").attack("cw") == "cw"
-    )
+    assert spec.settings[0].attack("cw") == "cw-digits" and spec.choose_setting("cifar10").attack("cw") == "cw"
     assert plan.plan_name("table2", spec, "digits", "cnn-small") == "table2-digits"
     assert plan.plan_name("table2", spec, "cifar10", "resnet18") == "table2-cifar10-resnet18"
 

@@ -55,9 +55,7 @@ def test_an_error_comes_back_for_a_training_and_for_a_cell(results: Results):
     assert records.list_runs(results) == []
 
 
-@pytest.mark.parametrize(
-    "name", ["../x", "a/b", "..", ".x", "a..b", "", "a b", "a\\b", "-x", "a\n", "/etc", "a."]
-)
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", ".x", "a..b", "", "a b", "a\\b", "-x", "a\n", "/etc", "a."])
 def test_no_id_leaves_the_folder(results: Results, name: str):
     doors = (results.plan, results.training, results.table, lambda n: results.eval(RUN, n))
     for door in (*doors, lambda n: results.run(f"{n}.best"), lambda n: results.eval(n, EVAL)):

@@ -27,9 +27,7 @@ def test_every_number_of_mats_tables_is_there_once(mat: pd.DataFrame):
     [(2, "AT", "clean", 84.21), (2, "TRADES", "pgd-100", 52.26), (2, "MAT-h2", "elastic", 57.11),
      (5, "MAT-MAX", "r_worst", 48.0)],
 )  # fmt: skip
-def test_numbers_of_cifar10_with_resnet18(
-    mat: pd.DataFrame, number: int, method: str, column: str, value: float
-):
+def test_numbers_of_cifar10_with_resnet18(mat: pd.DataFrame, number: int, method: str, column: str, value: float):
     where = {"table": number, "dataset": "cifar10", "arch": "resnet18", "method": method, "column": column}
     found = mat[(mat[list(where)] == pd.Series(where)).all(axis=1)]
     assert found["accuracy_percent"].tolist() == [value]

@@ -130,9 +130,7 @@ def test_an_error_record_is_an_error_cell(results: Results, whole_training: bool
     if not whole_training:
         write_run(results, run_record(target.run_id))
     sibling = target.run_id.replace("h2", "h1") if whole_training else target.run_id
-    write_error(
-        results, ErrorRecord(sibling, None if whole_training else target.eval_id, "NaN loss", "", MADE_BY)
-    )
+    write_error(results, ErrorRecord(sibling, None if whole_training else target.eval_id, "NaN loss", "", MADE_BY))
     found = cell(results)
     assert found["state"] == "error" and "NaN loss" in found["error"] and np.isnan(found["accuracy"])
 

@@ -87,9 +87,7 @@ class Cohort:
 
     def logits(self, n: int, x: Tensor, mode: Mode = "train", grad: bool = True) -> Tensor:
         """Network n on x [B, C, H, W] -> logits [B, K] float32; with grad=False a constant."""
-        autocast = (
-            nullcontext() if self.precision == "float32" else torch.autocast(x.device.type, torch.bfloat16)
-        )
+        autocast = nullcontext() if self.precision == "float32" else torch.autocast(x.device.type, torch.bfloat16)
         with in_mode(self.networks[n], mode), torch.set_grad_enabled(grad), autocast:
             out = self.networks[n](x)
         self.forward_passes += len(x)

@@ -137,9 +137,7 @@ def fit(
     """
     _check_cohort(trainer, networks)
     run = _Run(trainer, networks, train, schedule, seed, augment if schedule.augment else None, flip)
-    state = (
-        _load(checkpoint, identity, run) if checkpoint is not None and checkpoint.exists() else Fit([], [])
-    )
+    state = _load(checkpoint, identity, run) if checkpoint is not None and checkpoint.exists() else Fit([], [])
     for epoch in range(len(state.history) + 1, schedule.epochs + 1):
         report = run.epoch(epoch, validation, on_step)
         _remember(state, report, run.networks)
@@ -187,9 +185,7 @@ class _Run:
         total = torch.zeros((), device=self.train.x.device)
         for network in self.networks:
             network.train()
-        with torch.random.fork_rng(
-            devices=_cuda(self.train.x)
-        ):  # a user's dropout draws from the global state
+        with torch.random.fork_rng(devices=_cuda(self.train.x)):  # a user's dropout draws from the global state
             torch.manual_seed(derive_seed("epoch", self.seed, epoch))
             for step, rows in enumerate(batches):
                 lr = self.schedule.lr_at(epoch, step, len(batches))
@@ -248,24 +244,18 @@ def _check_cohort(trainer: Trainer, networks: Sequence[nn.Module]) -> None:
     states = [torch.cat([p.detach().flatten().cpu() for p in network.parameters()]) for network in networks]
     for i, first in enumerate(states):
         if any(torch.equal(first, other) for other in states[i + 1 :]):
-            raise ValueError(
-                "networks of a cohort start from equal weights, so they would teach each other nothing"
-            )
+            raise ValueError("networks of a cohort start from equal weights, so they would teach each other nothing")
 
 
 def _remember(state: Fit, report: EpochReport, networks: Sequence[nn.Module]) -> None:
     """Append the epoch; copy the weights of each network's last and, where it is better, best snapshot."""
     state.history.append(report)
-    copies = [
-        {name: value.detach().cpu().clone() for name, value in n.state_dict().items()} for n in networks
-    ]
+    copies = [{name: value.detach().cpu().clone() for name, value in n.state_dict().items()} for n in networks]
     figures = zip(report.clean, report.robust, copies, strict=True)
     state.last = [Snapshot(report.epoch, clean, robust, copy) for clean, robust, copy in figures]
     if not state.best:
         state.best = list(state.last)
-    state.best = [
-        new if new.robust > old.robust else old for old, new in zip(state.best, state.last, strict=True)
-    ]
+    state.best = [new if new.robust > old.robust else old for old, new in zip(state.best, state.last, strict=True)]
 
 
 def _save(path: Path, identity: str, state: Fit, run: _Run) -> None:
@@ -289,9 +279,7 @@ def _save(path: Path, identity: str, state: Fit, run: _Run) -> None:
 def _load(path: Path, identity: str, run: _Run) -> Fit:
     content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     if content["identity"] != identity:
-        raise ValueError(
-            f"{path} belongs to another training ({content['identity']}); delete it and train again"
-        )
+        raise ValueError(f"{path} belongs to another training ({content['identity']}); delete it and train again")
     state = Fit(
         [Snapshot(**one) for one in content["best"]],
         [Snapshot(**one) for one in content["last"]],

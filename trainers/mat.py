@@ -57,9 +57,7 @@ class MAT:
     def loss(self, n: int, adversarial: Tensor, clean: list[Tensor], y: Tensor) -> Tensor:
         """Network n's part of equation 5: its logits [B, K] on x'_n, everyone's on x -> scalar."""
         label = boosted_cross_entropy(adversarial, y).mean()
-        taught = sum(
-            (kl_divergence(adversarial, clean[m]).mean() for m in range(self.networks) if m != n), label * 0
-        )
+        taught = sum((kl_divergence(adversarial, clean[m]).mean() for m in range(self.networks) if m != n), label * 0)
         if self.reduction == "mean":
             taught = taught / adversarial.shape[1]
         return (1 - self.alpha) * label + self.alpha / (self.networks - 1) * taught
