@@ -108,23 +108,29 @@ class ResNet(nn.Module):
 
 
 def cnn_small(shape: Shape, classes: int) -> nn.Module:
-    """Four small convolutions without batch norm, for 8x8 digits: trains in seconds on a CPU."""
+    """Four small convolutions and a linear layer without batch norm, for 8x8 digits: trains in seconds on a CPU."""
+    channels, height, width = shape
     return nn.Sequential(
-        nn.Conv2d(shape[0], 32, 3, padding=1), nn.ReLU(),
-        nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(),
-        nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.ReLU(),
-        nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(256, classes),
-    )  # fmt: skip
+        nn.Conv2d(channels, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(32, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(64, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(64 * ((height + 1) // 2) * ((width + 1) // 2), classes),
+    )
 
 
 def cnn_a(shape: Shape, classes: int) -> nn.Module:
     """CNN-A: two strided convolutions and two linear layers, the layers of the published certified checkpoints."""
-    height, width = shape[1] // 4, shape[2] // 4
+    channels, height, width = shape
     return nn.Sequential(
-        nn.Conv2d(shape[0], 16, 4, 2, 1), nn.ReLU(),
+        nn.Conv2d(channels, 16, 4, 2, 1), nn.ReLU(),
         nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU(),
-        nn.Flatten(), nn.Linear(32 * height * width, 100), nn.ReLU(), nn.Linear(100, classes),
+        nn.Flatten(), nn.Linear(32 * (height // 4) * (width // 4), 100), nn.ReLU(), nn.Linear(100, classes),
     )  # fmt: skip
 
 
