@@ -1,0 +1,159 @@
+"""Losses of the methods: closed forms on hand-made logits, which tensors carry gradient, and reductions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from oracles import small_cnn
+
+from attacks.losses import boosted_cross_entropy, cross_entropy, kl_divergence
+from attacks.noise import Noise
+from trainers import TRAINERS
+from trainers.contract import Cohort, Inner, in_mode
+from trainers.mart import MART
+from trainers.mat import MAT
+from trainers.trades import TRADES
+
+INNER = Inner(eps=0.05, steps=2, step=0.03)
+SETTINGS = {name: {"inner": INNER} for name in TRAINERS}
+
+
+def logits(seed, count=5, classes=4):
+    return torch.randn(count, classes, generator=torch.Generator().manual_seed(seed)).double()
+
+
+Y = torch.tensor([0, 1, 2, 3, 0])
+
+
+def cohort(members, count=6):
+    networks = [small_cnn(1, 4, seed).train() for seed in range(members)]
+    group = Cohort(networks)
+    group.noise = Noise(1, torch.arange(count))
+    x = torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(9))
+    return group, x, torch.arange(count) % 4
+
+
+def kl(p_logits, q_logits):
+    p, q = p_logits.softmax(1), q_logits.softmax(1)
+    return (p * (p / q).log()).sum(1)
+
+
+def bce(z, y):
+    p = z.softmax(1)
+    rows = torch.arange(len(y))
+    others = p.clone()
+    others[rows, y] = 0
+    return -p[rows, y].log() - (1 - others.amax(1)).log()
+
+
+def test_kl_reductions_and_direction():
+    p, q = logits(0), logits(1)
+    ours = kl_divergence(q, p).mean()
+    ready_made = torch.nn.functional.kl_div(q.log_softmax(1), p.softmax(1), reduction="none")
+    assert torch.allclose(ours, ready_made.sum(1).mean())
+    assert torch.allclose(ours, ready_made.mean() * 4) and torch.allclose(ours, ready_made.sum() / 5)
+    assert not torch.allclose(ours, kl_divergence(p, q).mean())
+
+
+def test_mart_is_its_formula_and_the_guards_change_it_little():
+    clean, adversarial = logits(0), logits(1)
+    true = clean.softmax(1)[torch.arange(5), Y]
+    expected = bce(adversarial, Y).mean() + 5 * (kl(clean, adversarial) * (1 - true)).mean()
+    assert torch.allclose(MART(INNER).loss(clean, adversarial, Y), expected)
+    guarded = MART(INNER, eps_guard=True).loss(clean, adversarial, Y)
+    assert 0 < abs(guarded - expected) < 0.012
+
+
+def test_mart_moves_the_clean_branch_through_the_kl_and_through_its_weight():
+    clean, adversarial = logits(0).requires_grad_(True), logits(1)
+    (whole,) = torch.autograd.grad(MART(INNER).loss(clean, adversarial, Y), clean)
+    true = clean.softmax(1)[torch.arange(5), Y]
+    (kl_only,) = torch.autograd.grad(5 * (kl(clean, adversarial) * (1 - true.detach())).mean(), clean)
+    (weight_only,) = torch.autograd.grad(5 * (kl(clean, adversarial).detach() * (1 - true)).mean(), clean)
+    assert weight_only.norm() > 0.01 and torch.allclose(whole, kl_only + weight_only)
+
+
+@pytest.mark.parametrize("networks", [2, 3])
+def test_mat_is_equation_5(networks):
+    adversarial, clean = logits(0), [logits(seed) for seed in range(10, 10 + networks)]
+    for n in range(networks):
+        taught = sum(kl(clean[m], adversarial).mean() for m in range(networks) if m != n)
+        expected = 0.4 * bce(adversarial, Y).mean() + 0.6 / (networks - 1) * taught
+        assert torch.allclose(MAT(INNER, networks=networks).loss(n, adversarial, clean, Y), expected)
+
+
+def test_mat_teacher_gradient_is_the_closed_form_or_nothing():
+    """d KL(p_T || p_S) / d z_T = p_T (log(p_T / p_S) - KL) / B, times alpha."""
+    adversarial, teacher = logits(0), logits(1).requires_grad_(True)
+    loss = MAT(INNER).loss(0, adversarial, [logits(2), teacher], Y)
+    (grad,) = torch.autograd.grad(loss, teacher)
+    p, q = teacher.softmax(1), adversarial.softmax(1)
+    expected = 0.6 * p * ((p / q).log() - kl(teacher, adversarial)[:, None]) / 5
+    assert torch.allclose(grad, expected.detach())
+    group, x, y = cohort(2)
+    for choice, reaches in (("flow", True), ("detach", False)):
+        group.noise = Noise(1, torch.arange(len(x)))
+        first, _ = MAT(INNER, teacher_grad=choice).batch_loss(group, x, y)
+        grads = torch.autograd.grad(first, list(group.networks[1].parameters()), allow_unused=True)
+        assert any(g is not None for g in grads) == reaches
+
+
+def test_mat_without_teaching_is_independent_boosted_training_and_with_only_teaching_ignores_labels():
+    adversarial, clean = logits(0), [logits(1), logits(2)]
+    assert torch.allclose(MAT(INNER, alpha=0).loss(0, adversarial, clean, Y), bce(adversarial, Y).mean())
+    only = MAT(INNER, alpha=1)
+    assert torch.allclose(only.loss(0, adversarial, clean, Y), only.loss(0, adversarial, clean, Y.flip(0)))
+
+
+def test_trades_is_its_formula_with_gradient_in_both_sides():
+    group, x, y = cohort(1)
+    method = TRADES(Inner(eps=0.05, steps=2, step=0.03, start="gaussian"))
+    (loss,) = method.batch_loss(group, x, y)
+    network = group.networks[0]
+    x_adv = group.attack(0, x, network(x).detach(), method.inner, kl_divergence)
+    clean, adversarial = network(x), network(x_adv)
+    assert torch.allclose(loss, cross_entropy(clean, y).mean() + 6 * kl(clean, adversarial).mean(), atol=1e-5)
+    grads = torch.autograd.grad(loss, list(network.parameters()), retain_graph=True)
+    both = torch.autograd.grad(
+        cross_entropy(network(x), y).mean() + 6 * kl(network(x), network(x_adv)).mean(), list(network.parameters())
+    )
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(grads, both, strict=True))
+
+
+def test_trades_refuses_a_start_where_its_gradient_is_zero():
+    z = logits(0).requires_grad_(True)
+    (grad,) = torch.autograd.grad(kl_divergence(z, z.detach()).sum(), z)
+    assert grad.abs().max() < 1e-12
+    with pytest.raises(ValueError, match="gaussian"):
+        TRADES(Inner(eps=0.05, start="none"))
+
+
+def test_boosted_loss_agrees_with_the_direct_form():
+    assert torch.allclose(boosted_cross_entropy(logits(3), Y), bce(logits(3), Y))
+
+
+@pytest.mark.parametrize("name", sorted(TRAINERS))
+def test_attacks_leave_modes_buffers_and_gradients_alone(name):
+    method = TRAINERS[name](**(SETTINGS[name] if name != "trades" else {"inner": Inner(0.05, start="gaussian")}))
+    group, x, y = cohort(method.members)
+    for network in group.networks:
+        network.append(torch.nn.BatchNorm1d(4))
+    before = [network[-1].running_mean.clone() for network in group.networks]
+    group.attack(0, x, y, INNER, cross_entropy)
+    assert torch.equal(group.networks[0][-1].running_mean, before[0])
+    assert all(network.training for network in group.networks)
+    assert all(p.grad is None for network in group.networks for p in network.parameters())
+    losses = method.batch_loss(group, x, y)
+    assert len(losses) == method.members and all(loss.dim() == 0 for loss in losses)
+    assert not torch.equal(group.networks[0][-1].running_mean, before[0]), "training passes do count"
+
+
+def test_attack_in_training_mode_does_use_batch_statistics():
+    group, x, y = cohort(1)
+    group.networks[0].append(torch.nn.BatchNorm1d(4))
+    eval_mode = group.attack(0, x, y, INNER, cross_entropy)
+    train_mode = group.attack(0, x, y, Inner(0.05, steps=2, step=0.03, bn="train"), cross_entropy)
+    assert not torch.equal(eval_mode, train_mode)
+    with in_mode(group.networks[0], "eval"):
+        assert not group.networks[0].training
+    assert group.networks[0].training
