@@ -64,11 +64,12 @@ def models(results: Path) -> list[str]:
 
 def runs(results: Path) -> list[str]:
     """Every registered network, with its validation accuracies."""
-    from bench.records import Results, list_runs
+    from bench.records import Results, list_runs, read_run
 
+    folder = Results(results)
+    found = [read_run(folder, run_id) for run_id in list_runs(folder)]
     return [
-        f"{run.run_id}  " + ", ".join(f"{name} {value:.4f}" for name, value in run.validation.items())
-        for run in list_runs(Results(results))
+        f"{run.run_id}  " + ", ".join(f"{name} {value:.4f}" for name, value in run.validation.items()) for run in found
     ] or [f"no runs in {results}"]
 
 

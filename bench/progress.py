@@ -39,7 +39,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """A line that stays."""
-        self.console.print(line, markup=False)
+        self.console.print(line, markup=False, soft_wrap=True)
 
     def begin(self, what: str, total: int) -> None:
         """A new thing to watch, in `total` steps."""

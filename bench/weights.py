@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,9 @@ def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
 
 def _plain_state(path: Path) -> dict[str, Tensor]:
     try:
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what it cannot read, which is refused below in our words
+            loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} is not plain weights: it holds Python objects, which would run code when loaded, or it is damaged; "

@@ -1,0 +1,204 @@
+"""The commands, in process: what they do, print and exit with; a second run does nothing; a failure is never a number."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from attacks.pgd import PGD
+from bench.cli import main
+from bench.records import Results, list_runs
+
+ROOT = Path(__file__).parents[1]
+QUICK = ["--images", "30", "--set", "*-digits.schedule.epochs=1", "--set", "*-digits.inner.steps=2"]
+QUICK += [part for name in ("pgd-100", "cw", "fog", "gabor", "elastic") for part in ("--set", f"{name}-digits.steps=3")]
+
+
+def bench(capsys, *arguments):
+    """(exit code, standard output, standard error) of a command."""
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One small table2, made once; tests work on copies."""
+    results = tmp_path_factory.mktemp("table2") / "results"
+    assert main(["run", "table2", *QUICK, "--results", str(results)]) == 0
+    return results
+
+
+@pytest.fixture
+def results(finished, tmp_path):
+    return Path(shutil.copytree(finished, tmp_path / "results"))
+
+
+def test_the_table_has_every_cell_n_and_intervals(results, capsys):
+    frame = pd.read_csv(results / "tables" / "table2-digits.csv")
+    assert len(frame) == 5 * 7 and (frame["n"] == 30).all() and frame["accuracy_percent"].between(0, 100).all()
+    assert (frame["low_percent"] <= frame["accuracy_percent"]).all()
+    code, out, _ = bench(capsys, "report", "table2", "--results", results)
+    assert code == 0 and "MAT-h2" in out and "95 %" in out and "Linf 0.15" in out and "n = 30" in out
+
+
+def test_a_second_run_does_nothing(results, capsys):
+    before = {
+        path: path.stat().st_mtime_ns for path in results.rglob("*") if path.suffix in (".parquet", ".safetensors")
+    }
+    code, out, _ = bench(capsys, "run", "table2", *QUICK, "--results", results)
+    assert code == 0 and "trained 0, attacked 0, kept 35" in out
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+
+def test_one_changed_attack_reruns_only_its_column(results, capsys):
+    changed = [*QUICK, "--set", "pgd-100-digits.steps=4"]
+    code, out, _ = bench(capsys, "run", "table2", *changed, "--results", results)
+    assert code == 0 and "trained 0, attacked 5, kept 30" in out
+
+
+def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(results, capsys):
+    code, out, _ = bench(capsys, "run", "table2", *QUICK, "--seeds", "0,1", "--results", results, "--dry-run")
+    assert code == 0 and "4 trainings and 35 attacks to do" in out
+    assert all("-s0-" in run for run in list_runs(Results(results)))
+
+
+def test_a_cell_that_crashes_is_an_error_and_the_others_are_finished(results, capsys, monkeypatch):
+    for path in results.glob("evals/at-*/pgd-100*"):
+        path.unlink()
+    for path in results.glob("evals/at-*/fog*"):
+        path.unlink()
+    whole = PGD.__call__
+
+    def crash(self, target, x, y, noise):
+        raise RuntimeError("out of memory") if self.steps > 1 else None
+
+    monkeypatch.setattr(PGD, "__call__", crash)
+    code, out, err = bench(capsys, "run", "table2", *QUICK, "--results", results)
+    assert code == 1 and "AT / PGD-100: RuntimeError: out of memory" in err and "attacked 1, kept 33" in out
+    row = next(line for line in out.splitlines() if line.startswith("AT "))
+    assert "error" in row
+    frame = pd.read_csv(results / "tables" / "table2-digits.csv")
+    broken = frame[(frame["row"] == "AT") & (frame["column"] == "PGD-100")].iloc[0]
+    assert pd.isna(broken["accuracy_percent"]) and "out of memory" in broken["error"]
+    assert bench(capsys, "check", "table2", "--results", results)[0] in (1, 2)
+    monkeypatch.setattr(PGD, "__call__", whole)
+    code, out, _ = bench(capsys, "run", "table2", *QUICK, "--results", results)
+    assert code == 0 and "attacked 1, kept 34" in out and not list(results.rglob("*.error.json"))
+
+
+def test_a_training_that_diverges_is_an_error_row(tmp_path, capsys):
+    arguments = ["run", "table2", *QUICK, "--set", "at-digits.schedule.lr=1e30", "--results", tmp_path]
+    code, out, err = bench(capsys, *arguments)
+    assert code == 1 and "the loss became" in err and "trained 3, attacked 28" in out
+    assert next(line for line in out.splitlines() if line.startswith("AT ")).count("error") == 7
+
+
+def test_weights_that_were_altered_are_refused(results, capsys):
+    path = next(results.glob("runs/at-*/best.safetensors"))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    run_id = f"{path.parent.name}.best"
+    code, _, err = bench(capsys, "attack", run_id, "pgd-20-digits", "--results", results)
+    assert code == 2 and "truncated or altered" in err
+
+
+def test_attack_on_a_registered_run_writes_a_record_and_prints_what_people_look_for(results, capsys):
+    run_id = next(run for run in list_runs(Results(results)) if run.endswith(".best"))
+    code, out, _ = bench(
+        capsys, "attack", run_id, "pgd-20-digits", "--images", "40", "--eps", "1/10", "--results", results
+    )
+    assert code == 0 and "robust accuracy after pgd-20-digits: " in out and "max Linf perturbation: 0.1" in out
+    assert list((results / "evals" / run_id).glob("pgd-20-digits-n40-*.parquet"))
+
+
+def test_attack_on_a_users_own_model(tmp_path, capsys, monkeypatch):
+    (tmp_path / "my_model.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "def good():\n    torch.manual_seed(0)\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+        "def soft():\n    return nn.Sequential(good(), nn.Softmax(1))\n"
+        "def few():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 9))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    state = torch.random.get_rng_state()
+    code, out, _ = bench(capsys, "attack", "my_model:good", "fgsm-digits", "--results", tmp_path)
+    assert code == 0 and "clean accuracy" in out and torch.equal(state, torch.random.get_rng_state())
+    for factory, message in (("soft", "probabilities"), ("few", "9 classes"), ("gone", "no attribute")):
+        code, _, err = bench(capsys, "attack", f"my_model:{factory}", "fgsm-digits", "--results", tmp_path)
+        assert code == 2 and message in err and len(err.splitlines()) == 1
+
+
+def test_train_registers_and_says_the_run_ids(tmp_path, capsys):
+    code, out, _ = bench(capsys, "train", "mat-digits", *QUICK[2:6], "--results", tmp_path)
+    assert code == 0 and sorted(out.split()) == list_runs(Results(tmp_path)) and len(out.split()) == 4
+
+
+@pytest.mark.parametrize("what", ["tables", "recipes", "attacks", "trainers", "datasets", "models", "runs"])
+def test_lists(what, results, capsys):
+    code, out, _ = bench(capsys, "list", what, "--results", results)
+    assert code == 0 and out.strip()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["run", "table9"], "did you mean 'table2'"),
+        (["run", "table2", "--dataset", "cifar11"], "did you mean 'cifar10'"),
+        (["run", "table2", "--arch", "resnet19"], "did you mean 'resnet18'"),
+        (["run", "table2", "--set", "pgd-100-digits.stepz=3"], "unknown key 'stepz'; did you mean"),
+        (["run", "table2", "--set", "pgd-101-digits.steps=3"], "did you mean 'pgd-100-digits'"),
+        (["run", "table2", "--set", "at-digits.inner.eps=8"], "8/255"),
+        (["run", "table2", "--set", "nonsense"], "NAME.KEY=VALUE|NAME.key"),
+        (["run", "table2", "--images", "9999"], "there are 450"),
+        (["run", "table2", "--seeds", "0;1"], "--seeds 0,1,2"),
+        (["run", "table2", "--device", "cuda:7"], "--device cpu"),
+        (["run", "table2", "--recipes", "missing.toml"], "missing.toml"),
+        (["run", "table2", "--dataset", "cifar10", "--data-dir", "nowhere"], "does not exist"),
+        (["run", "table2", "--bogus"], "bogus"),
+        (["train", "at-digit"], "did you mean 'at-digits'"),
+        (["attack", "weights.pt", "pgd-20"], "--arch"),
+        (["attack", "no-such-run", "pgd-20"], "no registered run"),
+        (["attack", "weights.pt", "pgd-20", "--arch", "cnn-a"], "cannot read weights"),
+        (["attack", "a:b", "pgd-20", "--eps", "8"], "8/255|No module"),
+        (["attack", "a:b", "pgd-20", "--mean", "0.5"], "--std"),
+        (["attack", "a:b", "pgd-20", "--eps", "eight"], "not a number"),
+        (["list", "table"], "did you mean 'tables'"),
+        (["report", "table2"], "bench run table2"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = bench(capsys, *arguments)
+    assert code == 2
+    assert re.search(message, err), err
+    assert len(err.strip().splitlines()) == 1 and "Traceback" not in err
+
+
+def test_results_that_cannot_be_written_are_a_sentence(tmp_path, capsys):
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    code, _, err = bench(capsys, "run", "table2", *QUICK, "--results", blocked / "results")
+    assert code == 2 and "cannot write" in err
+
+
+def test_report_needs_no_torch(results):
+    code = "import sys; from bench.cli import main; c = main(sys.argv[1:]); sys.exit(c or ('torch' in sys.modules))"
+    for style in ("markdown", "csv", "latex", "html"):
+        command = [sys.executable, "-c", code, "report", "table2", "--format", style, "--results", str(results)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0 and "MAT-h1" in done.stdout
+
+
+def test_the_plan_names_the_exact_ids(results):
+    plan = json.loads((results / "plans" / "table2-digits.json").read_text())
+    for cell in plan["cells"]:
+        assert (results / "evals" / cell["run_id"] / f"{cell['eval_id']}.parquet").exists()
