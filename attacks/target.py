@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from typing import ContextManager, Literal
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -136,7 +136,7 @@ class Target:
         for first in range(0, len(x), size):
             yield slice(first, min(first + size, len(x)))
 
-    def _mixed(self, device: torch.device) -> ContextManager[object]:
+    def _mixed(self, device: torch.device) -> AbstractContextManager[object]:
         if self.gradient_precision == "float32":
             return nullcontext()
         return torch.autocast(device.type, dtype=torch.bfloat16)

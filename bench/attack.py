@@ -147,8 +147,6 @@ def _choose_images(source: Dataset, count: int | None, indices: Path | None) -> 
 
 def _attack(catalog: Catalog, name: str, eps: float | None, norm: str | None) -> tuple[Attack | None, dict[str, Any]]:
     """The attack of that name with another radius or norm where the user says so. Raises UserError."""
-    if name == plan.CLEAN:
-        return None, {"attack": plan.CLEAN, "version": 1, "settings": {}}
     catalog = catalog.with_threat(name, eps, None if norm is None else _norm(norm))
     return catalog.attack(name)
 

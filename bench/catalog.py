@@ -17,6 +17,7 @@ from typing import Any
 from attacks import ATTACKS
 from attacks.contract import Attack
 from bench.config import UserError, build, choose, override, read_toml, settings_of
+from bench.spec import CLEAN
 from trainers import TRAINERS
 from trainers.contract import Trainer
 from trainers.loop import Schedule
@@ -71,11 +72,13 @@ class Catalog:
         where = f"recipe {name!r}"
         trainer_name = _pop(table, "trainer", where)
         schedule = build(Schedule, _pop(table, "schedule", where), f"{where}, schedule")
-        trainer = build(TRAINERS[choose(trainer_name, TRAINERS, "trainer")], table, where)
+        trainer: Trainer = build(TRAINERS[choose(trainer_name, TRAINERS, "trainer")], table, where)
         return Recipe(name, trainer_name, trainer, schedule)
 
-    def attack(self, name: str) -> tuple[Attack, dict[str, Any]]:
-        """The attack of that name, checked, and its resolved settings."""
+    def attack(self, name: str) -> tuple[Attack | None, dict[str, Any]]:
+        """The attack of that name, checked, and its resolved settings; "clean" is no attack."""
+        if name == CLEAN:
+            return None, {"attack": CLEAN, "version": 1, "settings": {}}
         choose(name, self.attack_tables, "attack")
         table = dict(self.attack_tables[name])
         kind = _pop(table, "attack", f"attack {name!r}")

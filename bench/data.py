@@ -147,7 +147,7 @@ def augment(x: Tensor, offsets: Tensor, flips: Tensor) -> Tensor:
 
     x [B, C, H, W]; offsets [B, 2] int64 in 0..8 (row, column; 4 is no shift); flips [B] bool. Pure function.
     """
-    count, channels, height, width = x.shape
+    count, _, height, width = x.shape
     padded = F.pad(x, (PAD, PAD, PAD, PAD))
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view [B, C, 9, 9, H, W]
     out = windows[torch.arange(count, device=x.device), :, offsets[:, 0], offsets[:, 1]]

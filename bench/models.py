@@ -26,6 +26,9 @@ Statistics = tuple[Sequence[float], Sequence[float]]
 class Normalize(nn.Module):
     """(x - mean) / std per channel; mean and std are buffers, so they travel with the weights."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32).view(1, -1, 1, 1))

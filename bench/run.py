@@ -20,7 +20,7 @@ from bench.catalog import Catalog
 from bench.config import UserError
 from bench.device import choose_device, describe
 from bench.evaluate import Verdicts, evaluate
-from bench.plan import CLEAN, Cell
+from bench.plan import Cell
 from bench.progress import Progress
 from bench.records import ErrorRecord, EvalRecord, Results, clear_error, provenance, write_error, write_eval
 from bench.train import Training
@@ -63,8 +63,7 @@ class TableRun:
         spec = plan.load_spec(table)
         setting = spec.choose_setting(options.dataset, options.arch)
         self.recipes = {row.method: catalog.recipe(setting.recipe(row.method)) for row in spec.rows}
-        attacked = [column.attack for column in spec.columns if column.attack != CLEAN]
-        self.attacks = {name: catalog.attack(setting.attack(name)) for name in attacked}
+        self.attacks = {column.attack: catalog.attack(setting.attack(column.attack)) for column in spec.columns}
         self.dataset = data.load(options.dataset or setting.dataset, options.data_dir)
         self.images = self.dataset.test.head(options.images or setting.images or len(self.dataset.test))
         self.plan = plan.make(
@@ -134,7 +133,7 @@ class TableRun:
     def _attack(self, cell: Cell, progress: Progress, summary: Summary) -> bool:
         def work() -> None:
             model, run = registry.load(self.results, cell.run_id)
-            attack, resolved = self.attacks.get(cell.column_attack, (None, {"settings": {}}))
+            attack, _ = self.attacks[cell.column_attack]
             verdicts = evaluate(
                 model.to(self.device),
                 attack,
@@ -150,7 +149,7 @@ class TableRun:
         return self._guard(cell, cell.eval_id, work, f"{cell.row} / {cell.column}", summary)
 
     def _record(self, cell: Cell, verdicts: Verdicts, weights_sha256: str) -> EvalRecord:
-        attack, resolved = self.attacks.get(cell.column_attack, (None, {"settings": {}}))
+        attack, resolved = self.attacks[cell.column_attack]
         return EvalRecord(
             run_id=cell.run_id,
             eval_id=cell.eval_id,

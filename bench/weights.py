@@ -91,7 +91,7 @@ def _plain_state(path: Path) -> dict[str, Tensor]:
             loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} is not plain weights: it holds Python objects, which would run code when loaded, or it is damaged; "
+            f"{path} is not plain weights: it holds Python objects, which run code when loaded, or is damaged; "
             "save model.state_dict() and try again"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:

@@ -1,4 +1,4 @@
-"""The commands, in process: what they do, print and exit with; a second run does nothing; a failure is never a number."""
+"""The commands, in process: what they do, print and exit with; a failure is never a number."""
 
 from __future__ import annotations
 

@@ -45,10 +45,10 @@ class Schedule:
     """How long and how fast: SGD with momentum. Epochs count from 1.
 
     lr: peak learning rate. kind: "steps" multiplies by `decay` from each epoch in `milestones` on; "cosine" falls to 0
-    over all steps; "cyclic" rises linearly to lr over the first 40 % and falls to 0. augment: pad-4 crop, and flip where
-    the data set allows it. precision: of the passes ("bfloat16" is mixed precision; losses stay float32).
-    validation_steps: of PGD on the validation images after each epoch, with the inner attack's radius and step. The last
-    batch of an epoch may be smaller. Raises ValueError.
+    over all steps; "cyclic" rises linearly to lr over the first 40 % and falls to 0. augment: pad-4 crop, and flip
+    where the data set allows it. precision: of the passes ("bfloat16" is mixed precision; losses stay float32).
+    validation_steps: of PGD on the validation images after each epoch, with the inner attack's radius and step. The
+    last batch of an epoch may be smaller. Raises ValueError.
     """
 
     epochs: int
@@ -83,7 +83,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """One epoch: mean loss over networks, accuracies in [0, 1] on validation per network, cost in images and seconds."""
+    """One epoch: mean loss over networks, validation accuracies in [0, 1] per network, cost in images and seconds."""
 
     epoch: int
     loss: float

@@ -20,10 +20,10 @@ class MAT:
     """min (1 - alpha) sum_n BCE(p_n(x'_n), y) + alpha / (N - 1) sum_n sum_{m != n} KL(p_m(x) || p_n(x'_n)).
 
     Each network attacks itself; its teachers see the clean image. alpha: 0.6 for CIFAR-10, 0.45 for CIFAR-100 in the
-    paper. networks: N >= 2. inner_loss: "bce" as the text says, "ce" as the code it was probably built on. teacher_grad:
-    "flow" lets the KL move the teacher too, as algorithm 1 differentiates the whole loss; "detach" is what DML, ACT and
-    CAT do. Not stated in the paper, ours: teacher_bn "train", reduction "batchmean" ("mean" also divides by K),
-    inner.start "uniform", inner.bn "eval".
+    paper. networks: N >= 2. inner_loss: "bce" as the text says, "ce" as the code it was probably built on.
+    teacher_grad: "flow" lets the KL move the teacher too, as algorithm 1 differentiates the whole loss; "detach" is
+    what DML, ACT and CAT do. Not stated in the paper, ours: teacher_bn "train", reduction "batchmean" ("mean" also
+    divides by K), inner.start "uniform", inner.bn "eval". Raises ValueError.
     """
 
     inner: Inner
