@@ -40,7 +40,8 @@ class PGD:
     stand. stop: "first" returns an image as soon as it is fooled, "last" judges and returns the last iterate.
     loss: "ce", "margin" or "bce". targets: 0 is untargeted; n runs the margin towards each of the n classes that the
     model finds likeliest after the true one (loss is then not used). decay: momentum of MIM, 0 is plain PGD.
-    l1_pixels: (low, high), in L1 a step is spread over k values, k drawn per image and step. Raises ValueError.
+    l1_pixels: (low, high), in L1 a step is spread over k values, k drawn per image and step. step_schedule:
+    "linear" lets the step fall to 0 over the run, which settles closer to a maximum. Raises ValueError.
     """
 
     threat: ThreatModel
@@ -53,6 +54,7 @@ class PGD:
     targets: int = 0
     decay: float = 0.0
     l1_pixels: tuple[int, int] = (5, 20)
+    step_schedule: Literal["constant", "linear"] = "constant"
     version: int = 1
 
     def __post_init__(self) -> None:
@@ -83,6 +85,10 @@ class PGD:
                 fooled[last] = here[last].logits(found[last]).argmax(1) != y[standing][last]
                 standing = standing[~fooled]
         return x_adv
+
+    def length(self, step: int) -> float:
+        """Length of a step, counted from 0."""
+        return self.step * (1 - step / self.steps) if self.step_schedule == "linear" else self.step
 
     def _goals(self, target: Target, x: Tensor, y: Tensor) -> list[tuple[Loss, Tensor]]:
         """What to ascend, one after the other: a loss, and what it compares the logits with."""
@@ -152,15 +158,15 @@ class _Work:
         if self.momentum is not None:
             mean = grad.flatten(1).abs().mean(1).clamp_min(norms.TINY)
             grad = self.momentum[rows].mul_(self.pgd.decay).add_(grad / norms.per_image(mean, grad)).clone()
-        x_adv = self.x_adv[rows]
+        x_adv, length = self.x_adv[rows], self.pgd.length(step)
         if self.pgd.threat.norm == "Linf":
-            x_adv.add_(grad.sign_(), alpha=self.pgd.step)
+            x_adv.add_(grad.sign_(), alpha=length)
         elif self.pgd.threat.norm == "L2":
-            x_adv.add_(norms.l2_ascent(grad, x_adv, self.pgd.step))
+            x_adv.add_(norms.l2_ascent(grad, x_adv, length))
         else:
             stream = self.noise[_indices(rows, self.place)].fork("pixels", step)
             pixels = stream.integers(*self.pgd.l1_pixels)
-            x_adv.add_(norms.l1_ascent(grad, x_adv, self.pgd.step, pixels))
+            x_adv.add_(norms.l1_ascent(grad, x_adv, length, pixels))
         self._project(x_adv, rows)
 
     def _project(self, x_adv: Tensor, rows: slice) -> Tensor:
