@@ -131,9 +131,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     network, x, y = problem(options.arch, options.images, options.data_dir, options.train_images)
     eps = half_robust_radius(network, x, y)
-    print(
-        f"{options.arch}, {len(x)} images of {tuple(x.shape[1:])}, Linf {eps * 255:.2f}/255, {torch.get_num_threads()} threads"
-    )
+    where = f"Linf {eps * 255:.2f}/255, {torch.get_num_threads()} threads"
+    print(f"{options.arch}, {len(x)} images of {tuple(x.shape[1:])}, {where}")
     for steps in options.steps:
         runs = {
             "bare passes": bare(network, x, y, steps),
