@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import pickle
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -128,8 +129,10 @@ def check_images(x: Tensor, y: Tensor, classes: int) -> None:
     """x [N, C, H, W] float in [0, 1], y [N] int64 below `classes`. Raises UserError in one sentence."""
     if x.dim() != 4 or not x.dtype.is_floating_point:
         raise UserError(f"images must be float tensors [N, C, H, W]; got {tuple(x.shape)} of {x.dtype}")
-    if len(x) == 0 or len(x) != len(y):
-        raise UserError(f"there are {len(x)} images and {len(y)} labels; one label per image is needed")
+    if len(x) == 0 or y.dim() != 1 or len(x) != len(y):
+        raise UserError(
+            f"there are {len(x)} images and labels of shape {tuple(y.shape)}; one label per image is needed"
+        )
     if not torch.isfinite(x).all():
         bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
         raise UserError(f"{bad} of {len(x)} images hold NaN or infinity; images must be in [0, 1]")
@@ -203,8 +206,11 @@ def _shards(folder: Path, split: str) -> list[Path]:
     total = int(match[2]) if match else 0
     wanted = [folder / f"{split}-{index:05d}-of-{total:05d}.parquet" for index in range(total)]
     missing = [path.name for path in wanted if not path.exists()]
-    if missing or found != wanted:
-        raise UserError(f"{folder}: shards of {split} are incomplete; missing {', '.join(missing) or 'none'}")
+    if missing:
+        raise UserError(f"{folder}: shards of {split} are incomplete; missing {', '.join(missing)}")
+    if found != wanted:
+        extra = ", ".join(path.name for path in found if path not in wanted)
+        raise UserError(f"{folder}: shards of {split} belong to two sets; {extra} is not of {total:05d}")
     return found
 
 
@@ -231,9 +237,16 @@ def _parquet_shard(path: Path, kind: Kind) -> Arrays:
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(decode, range(len(rows)), chunksize=256))
-    if len(labels) and not (0 <= labels.min() and labels.max() < kind.classes):
-        raise UserError(f"{path}: labels reach from {labels.min()} to {labels.max()}, outside 0..{kind.classes - 1}")
+    _check_labels(labels, kind, path)
     return out, labels
+
+
+def _check_labels(labels: np.ndarray, kind: Kind, path: Path) -> None:
+    if labels.dtype.kind not in "iu":
+        raise UserError(f"{path}: labels are {labels.dtype}, not whole numbers")
+    bad = np.flatnonzero((labels < 0) | (labels >= kind.classes))
+    if len(bad):
+        raise UserError(f"{path}, row {bad[0]}: label {labels[bad[0]]} is outside 0..{kind.classes - 1}")
 
 
 def _decode(cell: Any, kind: Kind, where: str) -> np.ndarray:
@@ -244,7 +257,15 @@ def _decode(cell: Any, kind: Kind, where: str) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(cell["bytes"])) as image:
             pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
-    except (UnidentifiedImageError, OSError, TypeError, KeyError, ValueError) as error:
+    except (
+        UnidentifiedImageError,
+        OSError,
+        TypeError,
+        KeyError,
+        ValueError,
+        SyntaxError,
+        Image.DecompressionBombError,
+    ) as error:
         raise UserError(f"{where}: the image cannot be decoded ({error})") from error
     if pixels.shape[:2] != (height, width):
         raise UserError(f"{where}: the image is {pixels.shape[1]}x{pixels.shape[0]}, not {width}x{height}")
@@ -270,10 +291,10 @@ def _torchvision(root: Path | None, name: str, kind: Kind) -> tuple[Arrays, Arra
         which = {"split": "train" if train else "test"} if name == "svhn" else {"train": train}
         try:
             parts.append(_arrays(make(str(place), download=True, **which)))
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
             raise UserError(
                 f"{name} is neither in {place} (looked for Parquet shards train-*-of-*.parquet and torchvision's "
-                f"{kind.folder}) nor could it be downloaded ({str(error).splitlines()[0]}); name a folder that holds "
+                f"{kind.folder}) nor could it be read or downloaded ({error}); name a folder that holds "
                 "it with --data-dir or BENCH_DATA"
             ) from error
     return parts[0], parts[1], f"torchvision's files in {place}"

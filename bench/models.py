@@ -191,7 +191,7 @@ def create(
         choose(name, MODELS, "model")
     with torch.random.fork_rng(devices=[]):
         if seed is not None:
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs too
         model = _from_factory(name, shape, classes) if ":" in name else MODELS[name](shape, classes)
         if ":" not in name:
             _initialise(model)

@@ -1,7 +1,8 @@
 """Weights files, ours and other people's: safetensors, or torch files of plain tensors. Nothing here runs code.
 
 Common wrappers ("state_dict", "model", "net", ...), prefixes ("module.", "model.") and the keys of the WRN of TRADES
-and its descendants are mapped to ours; tensors that their forward pass never uses (`sub_block1`) are dropped and named.
+and its descendants are mapped to ours; tensors that their forward pass never uses (`sub_block1`) are left out. A file
+that holds its normalisation as a first module (keys "0.mean", "0.std", then "1...." for the network) keeps it.
 """
 
 from __future__ import annotations
@@ -46,6 +47,11 @@ def from_weights(
     Raises UserError: missing, truncated or altered file, a pickle that is more than weights, keys that do not fit.
     """
     state = read_weights(Path(path), sha256)
+    if {"0.mean", "0.std"} <= set(state):
+        if normalize is not None:
+            raise UserError(f"{path} holds its own normalisation; leave out --mean and --std")
+        normalize = state["0.mean"].flatten().tolist(), state["0.std"].flatten().tolist()
+        state = {name.removeprefix("1."): value for name, value in state.items() if name.startswith("1.")}
     model = models.create(arch, shape, classes)
     own = model.state_dict()
     fitted = _fit(state, own, arch)

@@ -127,7 +127,7 @@ def damage_label(folder):
         (damage_missing_shard, "missing train-00001-of-00002"),
         (damage_truncate, "not a whole Parquet file"),
         (damage_image, "row 3: the image cannot be decoded"),
-        (damage_label, "outside 0..9"),
+        (damage_label, r"row 3: label 10 is outside 0\.\.9"),
     ],
 )
 def test_damage_is_one_sentence_with_the_place(tmp_path, damage, message):

@@ -129,6 +129,7 @@ def test_training_mode_is_refused():
         (lambda x, y: (x * torch.nan, y), "NaN"),
         (lambda x, y: (x, y + 8), "labels"),
         (lambda x, y: (x, y[:-1]), "one label per image"),
+        (lambda x, y: (x, y[:, None]), "one label per image"),
     ],
 )
 def test_bad_images_are_refused_in_one_sentence(spoil, message):

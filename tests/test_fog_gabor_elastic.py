@@ -1,0 +1,147 @@
+"""Fog, gabor and elastic: renderings against slow ones written out by loops, gradients, and each attack's own bound."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from oracles import saturated_images, small_cnn
+
+from attacks.contract import ThreatModel
+from attacks.elastic import Elastic, smooth, warp
+from attacks.fog import Fog, plasma
+from attacks.gabor import Gabor, random_kernels
+from attacks.noise import Noise
+from attacks.target import Target
+
+OWN = ThreatModel("own", 100)
+
+
+def x_of(shape, count=2, seed=0):
+    return torch.rand(count, *shape, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def slow_warp(image, flow):
+    """Bilinear sampling at identity + flow by loops; corners aligned, black outside."""
+    _, height, width = image.shape
+    out = torch.zeros_like(image)
+    for row in range(height):
+        for column in range(width):
+            across = (2 * column / (width - 1) - 1 + float(flow[0, row, column]) + 1) / 2 * (width - 1)
+            down = (2 * row / (height - 1) - 1 + float(flow[1, row, column]) + 1) / 2 * (height - 1)
+            for r in (math.floor(down), math.floor(down) + 1):
+                for c in (math.floor(across), math.floor(across) + 1):
+                    weight = (1 - abs(down - r)) * (1 - abs(across - c))
+                    if 0 <= r < height and 0 <= c < width:
+                        out[:, row, column] += weight * image[:, r, c]
+    return out
+
+
+def test_warp_is_bilinear_sampling():
+    x = x_of((3, 6, 9))
+    flow = (x_of((2, 6, 9), seed=1) - 0.5) * 0.6
+    expected = torch.stack([slow_warp(image, field) for image, field in zip(x, flow, strict=True)])
+    assert torch.allclose(warp(x, flow, True), expected, atol=1e-12)
+    assert torch.allclose(warp(x, torch.zeros_like(flow), True), x, atol=1e-12)
+
+
+def test_smoothing_is_a_gaussian_with_reflected_borders():
+    kernel, std = 5, 1.2
+    flow = x_of((2, 7, 8), seed=2)
+    taps = torch.tensor([math.exp(-((i - 2) ** 2) / (2 * std**2)) for i in range(kernel)], dtype=torch.float64)
+    taps = taps / taps.sum()
+    padded = torch.nn.functional.pad(flow, (2, 2, 2, 2), mode="reflect")
+    expected = torch.zeros_like(flow)
+    for i in range(kernel):
+        for j in range(kernel):
+            expected += taps[i] * taps[j] * padded[:, :, i : i + 7, j : j + 8]
+    assert torch.allclose(smooth(flow, kernel, std), expected, atol=1e-12)
+
+
+def test_smoothing_does_not_lengthen_a_flow():
+    flow = 2 * x_of((2, 8, 8), seed=3) - 1
+    assert smooth(flow, 25, 3.0).abs().max() <= flow.abs().max() + 1e-12
+
+
+@pytest.mark.parametrize("attack, latent", [(Fog(OWN), 255), (Fog(OWN, roll=1, stretch=False), 255)])
+def test_fog_is_a_blend_towards_white_inside_its_bound(attack, latent):
+    x, v = x_of((3, 8, 8)), x_of((latent,), seed=4)
+    eps = attack.threat.eps / 255
+    fog = plasma(v, attack.decay, attack.roll)[:, None, 4:12, 4:12]
+    brightest = x.amax((2, 3), keepdim=True)
+    scale = (1.0 if attack.stretch else brightest) / (brightest + eps)
+    assert torch.allclose(attack.render(v, x), ((x + eps * fog) * scale).clamp(0, 1))
+    assert fog.min() >= 0 and fog.max() <= 1
+
+
+def test_plasma_covers_the_unit_interval_image_by_image():
+    v = x_of((255,), count=3, seed=5)
+    together = plasma(v, 2.0, 2)
+    assert together.shape == (3, 16, 16)
+    assert torch.allclose(together.amin((1, 2)), torch.zeros(3).double(), atol=1e-9)
+    assert torch.allclose(together.amax((1, 2)), torch.ones(3).double(), atol=1e-6)
+    for row in range(3):
+        assert torch.allclose(plasma(v[row : row + 1], 2.0, 2)[0], together[row])
+
+
+def test_fog_without_strength_is_the_identity():
+    x = x_of((1, 8, 8))
+    attack = Fog(ThreatModel("own", 0), stretch=False)
+    assert torch.allclose(attack.render(x_of((255,), seed=6), x), x)
+
+
+def test_gabor_brightens_by_at_most_eps_and_equally_in_all_channels():
+    attack = Gabor(ThreatModel("own", 50))
+    x = 0.5 * x_of((3, 12, 12))
+    kernels = random_kernels(Noise(1, torch.arange(2))).double()
+    change = attack.render(2 * x_of((12, 12), seed=7) - 1, x, kernels) - x
+    assert change.min() >= -1e-12 and change.max() <= 50 / 255 + 1e-12 and change.max() > 40 / 255
+    assert torch.allclose(change[:, 0], change[:, 2])
+
+
+@pytest.mark.parametrize("name", ["fog", "gabor", "elastic"])
+def test_gradients_of_the_renderings(name):
+    x = 0.2 + 0.5 * x_of((1, 8, 8), count=1)
+    if name == "fog":
+        latent, render = 0.2 + 0.6 * x_of((255,), count=1, seed=1), lambda v: Fog(OWN).render(v, x)
+    elif name == "elastic":
+        latent = 0.1 * (x_of((2, 8, 8), count=1, seed=1) - 0.5)
+        attack = Elastic(ThreatModel("own", 0.5), kernel=5, std=1.0)
+        render = lambda v: attack.render(v, x)  # noqa: E731
+    else:
+        pytest.skip("the gain of gabor's normalisation is held constant on purpose, as in the authors' code")
+    assert torch.autograd.gradcheck(render, (latent.requires_grad_(True),), eps=1e-7, atol=1e-5, fast_mode=True)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda steps: Fog(ThreatModel("own", 1000), steps, step=0.05),
+        lambda steps: Gabor(ThreatModel("own", 100), steps, step=0.1),
+        lambda steps: Elastic(ThreatModel("own", 1.5), steps, step=0.3, kernel=5, std=1.0),
+    ],
+)
+def test_ascent_is_stronger_than_its_random_start(make):
+    model = small_cnn()
+    x = saturated_images(120, (3, 16, 16), 3)
+    y = model(x).argmax(1)
+    fooled = []
+    for steps in (1, 12):
+        x_adv = make(steps)(Target(model), x, y, Noise(0, torch.arange(len(x))))
+        fooled.append(int((model(x_adv).argmax(1) != y).sum()))
+    assert fooled[1] > fooled[0]
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (lambda: Fog(ThreatModel("Linf", 0.1)), "own"),
+        (lambda: Fog(OWN, roll=3), "roll"),
+        (lambda: Elastic(OWN, kernel=4), "odd"),
+        (lambda: Gabor(OWN, steps=0), "steps"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        settings()
