@@ -54,8 +54,7 @@ def ascend(target: Target, x: Tensor, y: Tensor, scene: Scene, steps: int, stop:
         for rows, _, grad, logits in running.gradients(work.latent, work.y, cross_entropy, work.render):
             if stop == "first":
                 suspects = logits.argmax(1) != work.y[rows]
-                here = running[torch.arange(rows.start, rows.stop, device=x.device)]
-                down[rows] = here.confirm(suspects, work.image, work.y[rows])
+                down[rows] = running[rows].confirm(suspects, work.image, work.y[rows])
                 x_adv[work.place[rows][down[rows]]] = work.image[down[rows]]
             work.move(rows, grad)
         if down.any():

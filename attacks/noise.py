@@ -41,8 +41,8 @@ class Noise:
         """An independent stream for the same images, e.g. fork("restart", 3)."""
         return Noise(derive_seed(self.seed, *names), self.ids)
 
-    def __getitem__(self, rows: Tensor) -> Noise:
-        """The noise of some of the images: rows is a bool mask [N] or int64 indices."""
+    def __getitem__(self, rows: Tensor | slice) -> Noise:
+        """The noise of some of the images: rows is a bool mask [N], int64 indices or a slice."""
         return Noise(self.seed, self.ids[rows])
 
     def uniform(self, *shape: int) -> Tensor:

@@ -115,7 +115,7 @@ def ascend(
         for rows, _, grad, logits in running.gradients(work.x_adv, work.goal, loss):
             if pgd.stop == "first":
                 suspects = logits.argmax(1) != work.y[rows]
-                down[rows] = running[_indices(rows, down)].confirm(suspects, work.x_adv[rows], work.y[rows])
+                down[rows] = running[rows].confirm(suspects, work.x_adv[rows], work.y[rows])
                 hit = down[rows].nonzero().squeeze(1)
                 result[work.place[rows][hit]] = work.x_adv[rows][hit]
             work.move(rows, grad, step)
@@ -164,7 +164,7 @@ class _Work:
         elif self.pgd.threat.norm == "L2":
             x_adv.add_(norms.l2_ascent(grad, x_adv, length))
         else:
-            stream = self.noise[_indices(rows, self.place)].fork("pixels", step)
+            stream = self.noise[rows].fork("pixels", step)
             pixels = stream.integers(*self.pgd.l1_pixels)
             x_adv.add_(norms.l1_ascent(grad, x_adv, length, pixels))
         self._project(x_adv, rows)
@@ -194,10 +194,6 @@ class _Work:
         self.momentum = None if self.momentum is None else pack(self.momentum)
         ids = self.noise.ids.clone()
         self.noise = Noise(self.noise.seed, pack(ids))
-
-
-def _indices(rows: slice, like: Tensor) -> Tensor:
-    return torch.arange(rows.start, rows.stop, device=like.device)
 
 
 @dataclass(frozen=True)

@@ -70,12 +70,12 @@ class Target:
         view._per_image = torch.zeros(2, images, dtype=torch.int64)
         return view
 
-    def __getitem__(self, rows: Tensor) -> Target:
-        """The same target for some of the images (mask or indices): counts go to the right images."""
+    def __getitem__(self, rows: Tensor | slice) -> Target:
+        """The same target for some of the images (mask, indices or slice): counts go to the right images."""
         if self._rows is None:
             return self
         view = copy.copy(self)
-        view._rows = self._rows[rows.cpu()]
+        view._rows = self._rows[rows if isinstance(rows, slice) else rows.cpu()]
         return view
 
     @property

@@ -82,3 +82,10 @@ def test_bfloat16_success_is_confirmed_in_float32():
     fooled = model(x_adv).argmax(1) != y
     assert fooled.any() and early.any()
     assert fooled[early].all(), f"{int(looks.sum())} clean images look fooled in bfloat16"
+
+
+def test_rows_may_be_a_slice():
+    model, x = small_cnn(), images()
+    target = Target(model).counting(len(x))
+    target[torch.arange(5, 15)][2:4].logits(x[7:9])
+    assert target.passes_per_image[0].nonzero().flatten().tolist() == [7, 8]
