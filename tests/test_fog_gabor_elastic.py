@@ -11,7 +11,7 @@ from oracles import saturated_images, small_cnn
 from attacks.contract import ThreatModel
 from attacks.elastic import Elastic, smooth, warp
 from attacks.fog import Fog, plasma
-from attacks.gabor import Gabor, random_kernels
+from attacks.gabor import Gabor, correlate, random_kernels, spectra
 from attacks.noise import Noise
 from attacks.target import Target
 
@@ -95,9 +95,15 @@ def test_gabor_brightens_by_at_most_eps_and_equally_in_all_channels():
     attack = Gabor(ThreatModel("own", 50))
     x = 0.5 * x_of((3, 12, 12))
     kernels = random_kernels(Noise(1, torch.arange(2))).double()
-    change = attack.render(2 * x_of((12, 12), seed=7) - 1, x, kernels) - x
+    change = attack.render(2 * x_of((12, 12), seed=7) - 1, x, spectra(kernels, 12, 12)) - x
     assert change.min() >= -1e-12 and change.max() <= 50 / 255 + 1e-12 and change.max() > 40 / 255
     assert torch.allclose(change[:, 0], change[:, 2])
+
+
+def test_each_map_is_correlated_with_its_own_kernel():
+    maps, kernels = x_of((9, 12), count=3, seed=8), random_kernels(Noise(1, torch.arange(3))).double()
+    expected = torch.nn.functional.conv2d(maps[None], kernels[:, None], padding=11, groups=3)[0]
+    assert torch.allclose(correlate(maps, spectra(kernels, 9, 12)), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["fog", "gabor", "elastic"])
