@@ -162,9 +162,13 @@ def check(names: tuple[str, ...], update: bool, results: Path) -> int:
 def train(recipe: str, **given: Any) -> int:
     """Train RECIPE and register its networks; prints their run ids."""
     from bench.run import train_recipe
+    from trainers.loop import TrainingError
 
-    for run_id in train_recipe(recipe, _run_options(given)):
-        click.echo(run_id)
+    try:
+        run_ids = train_recipe(recipe, _run_options(given))
+    except TrainingError as error:
+        return _complain(f"training {recipe} failed: {error}", code=1)
+    click.echo("\n".join(run_ids))
     return 0
 
 
@@ -185,12 +189,16 @@ def attack(model: str, attack: str, **given: Any) -> int:
     `bench list attacks`, or "clean".
     """
     from bench.attack import attack_model
+    from bench.evaluate import AttackError
 
     for key in ("mean", "std"):
         given[key] = None if given[key] is None else tuple(number(part) for part in given[key].split(","))
     given["eps"] = None if given["eps"] is None else number(given["eps"])
-    for line in attack_model(model, attack, **given):
-        click.echo(line)
+    try:
+        lines = attack_model(model, attack, **given)
+    except AttackError as error:
+        return _complain(f"no number: {error}", code=1)
+    click.echo("\n".join(lines))
     return 0
 
 
@@ -240,6 +248,6 @@ def main(arguments: list[str] | None = None) -> int:
     return int(code or 0)
 
 
-def _complain(sentence: str) -> int:
+def _complain(sentence: str, code: int = 2) -> int:
     print(f"bench: {sentence}", file=sys.stderr)
-    return 2
+    return code

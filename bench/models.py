@@ -187,8 +187,7 @@ def create(
     name: an entry of MODELS or module:factory. seed: of the initial weights; the global random state is untouched.
     normalize: (mean, std) per channel, made the first module. Raises UserError.
     """
-    if ":" not in name:
-        choose(name, MODELS, "model")
+    check_name(name)
     with torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs too
@@ -196,6 +195,11 @@ def create(
         if ":" not in name:
             _initialise(model)
     return with_normalization(model, shape, normalize).eval()
+
+
+def check_name(name: str) -> str:
+    """The name, if it is an entry of MODELS or has the form module:factory. Raises UserError."""
+    return name if ":" in name else choose(name, MODELS, "model")
 
 
 def with_normalization(model: nn.Module, shape: Shape, normalize: Statistics | None) -> nn.Module:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from attacks.target import Precision
-from bench import data, plan, registry, tables
+from bench import data, models, plan, registry, tables
 from bench.catalog import Catalog
 from bench.config import UserError
 from bench.device import choose_device, describe
@@ -71,7 +71,7 @@ class TableRun:
             setting,
             table=table,
             dataset=self.dataset.name,
-            arch=options.arch or setting.arch,
+            arch=models.check_name(options.arch or setting.arch),
             seeds=options.seeds or setting.seeds,
             images=len(self.images),
             images_sha256=self.images.sha256,
@@ -94,15 +94,18 @@ class TableRun:
         plan.write_plan(self.results, self.plan)
         summary = Summary()
         with Progress() as progress:
+            progress.say(f"{self.plan.name}: {self.dataset.source}; {self.plan.images} test images")
             for training_id, cells in self._trainings().items():
                 if self._missing_runs(training_id):
                     done = self._train(cells[0], progress, summary)
                     summary.trained += done
+                progress.begin(f"attacking {training_id}", len(cells))
                 for cell in cells:
                     if not self._open(cell):
                         summary.kept += 1
                     elif self.results.run(cell.run_id).exists():
                         summary.attacked += self._attack(cell, progress, summary)
+                    progress.advance()
         return summary
 
     def _trainings(self) -> dict[str, list[Cell]]:

@@ -142,6 +142,16 @@ def test_train_registers_and_says_the_run_ids(tmp_path, capsys):
     assert code == 0 and sorted(out.split()) == list_runs(Results(tmp_path)) and len(out.split()) == 4
 
 
+def test_train_and_attack_fail_with_code_1_and_a_sentence(results, tmp_path, capsys, monkeypatch):
+    lr = ["--set", "at-digits.schedule.lr=1e30"]
+    code, _, err = bench(capsys, "train", "at-digits", *QUICK[2:6], *lr, "--results", tmp_path)
+    assert code == 1 and "the loss became" in err and len(err.strip().splitlines()) == 1
+    monkeypatch.setattr(PGD, "__call__", lambda self, target, x, y, noise: x + 1)
+    run_id = list_runs(Results(results))[0]
+    code, _, err = bench(capsys, "attack", run_id, "pgd-20-digits", "--results", results)
+    assert code == 1 and "left its threat model" in err and len(err.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize("what", ["tables", "recipes", "attacks", "trainers", "datasets", "models", "runs"])
 def test_lists(what, results, capsys):
     code, out, _ = bench(capsys, "list", what, "--results", results)
