@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
+from attacks.adapters.autoattack import PyAutoAttack
+from attacks.adapters.foolbox import Foolbox
+from attacks.adapters.torchattacks import TorchAttacks
+from attacks.apgd import APGD
+from attacks.autoattack import AutoAttack
+from attacks.boundary import Boundary
 from attacks.cw import CarliniWagnerLinf
+from attacks.cw_l2 import CarliniWagnerL2
+from attacks.ddn import DDN
+from attacks.deepfool import DeepFool
 from attacks.elastic import Elastic
+from attacks.fab import FAB
 from attacks.fog import Fog
 from attacks.gabor import Gabor
+from attacks.gaussian import GaussianNoise
+from attacks.jpeg import JPEG
+from attacks.multi_steepest import MSD
 from attacks.pgd import FGSM, MIM, PGD
+from attacks.pointwise import Pointwise
+from attacks.salt_and_pepper import SaltAndPepper
+from attacks.square import Square
 
 ATTACKS = {
     "fgsm": FGSM,
     "pgd": PGD,
     "mim": MIM,
+    "apgd": APGD,
     "cw": CarliniWagnerLinf,
+    "cw-l2": CarliniWagnerL2,
+    "ddn": DDN,
+    "deepfool": DeepFool,
     "fog": Fog,
     "gabor": Gabor,
     "elastic": Elastic,
+    "jpeg": JPEG,
+    "salt-and-pepper": SaltAndPepper,
+    "pointwise": Pointwise,
+    "gaussian-noise": GaussianNoise,
+    "boundary": Boundary,
+    "foolbox": Foolbox,
+    "torchattacks": TorchAttacks,
+    "pyautoattack": PyAutoAttack,
+    "fab": FAB,
+    "autoattack": AutoAttack,
+    "msd": MSD,
+    "square": Square,
 }

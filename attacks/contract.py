@@ -47,11 +47,19 @@ class ThreatModel:
         The distance is computed in float64. The tolerance of 1e-6 (1e-6 eps for eps > 1) is float32 rounding of
         the projection, far below one step of an 8-bit image.
         """
-        flat = x_adv.flatten(1)
-        legal = torch.isfinite(flat).all(1) & (flat >= 0).all(1) & (flat <= 1).all(1)
-        if self.norm != "own":
-            legal &= distance(self.norm, x, x_adv) <= self.eps + 1e-6 * max(1.0, self.eps)
-        return legal
+        near = in_box(x_adv)
+        return near if self.norm == "own" else near & (distance(self.norm, x, x_adv) <= self.limit)
+
+    @property
+    def limit(self) -> float:
+        """eps and the tolerance: the largest distance that counts as inside."""
+        return self.eps + 1e-6 * max(1.0, self.eps)
+
+
+def in_box(x_adv: Tensor) -> Tensor:
+    """x_adv [N, C, H, W] -> [N] bool: every value is finite and in [0, 1]."""
+    flat = x_adv.flatten(1)
+    return torch.isfinite(flat).all(1) & (flat >= 0).all(1) & (flat <= 1).all(1)
 
 
 class Attack(Protocol):
@@ -60,10 +68,25 @@ class Attack(Protocol):
     Promises: x_adv has x's shape and dtype and lies inside `threat`; the model's weights, buffers, mode and gradients
     and the global random state are untouched; an image's result does not depend on the other images, on their order
     or on the batch size. `version` goes up when a change of the code changes its numbers.
+
+    closest: True for a minimal-norm attack. It returns the closest fooling image it found, inside [0, 1] but perhaps
+    beyond eps, and x itself where it found none. Whether that counts is read off the distance, for any eps.
     """
 
-    threat: ThreatModel
-    version: int
+    @property
+    def closest(self) -> bool:
+        """Whether it is a minimal-norm attack."""
+        ...
+
+    @property
+    def threat(self) -> ThreatModel:
+        """What it may change."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Of the code."""
+        ...
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W] in [0, 1], y [N] int64 true labels, noise for the same N images -> x_adv [N, C, H, W]."""

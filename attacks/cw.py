@@ -14,6 +14,7 @@ images return their iterate of largest margin, not x; all images are searched at
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -42,6 +43,7 @@ class CarliniWagnerLinf:
     classes. Raises ValueError.
     """
 
+    closest: ClassVar[bool] = False
     threat: ThreatModel
     steps: int = 1000
     step: float = 0.01

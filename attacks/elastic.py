@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +41,7 @@ class Elastic:
     Raises ValueError.
     """
 
+    closest: ClassVar[bool] = False
     threat: ThreatModel
     steps: int = 200
     step: float | None = None

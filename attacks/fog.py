@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -40,6 +41,7 @@ class Fog:
     stop: see `attacks.latent`. Raises ValueError.
     """
 
+    closest: ClassVar[bool] = False
     threat: ThreatModel
     steps: int = 200
     step: float | None = None

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -41,6 +41,7 @@ class Gabor:
     "all" moves everything. stop: see `attacks.latent`. Raises ValueError.
     """
 
+    closest: ClassVar[bool] = False
     threat: ThreatModel
     steps: int = 200
     step: float | None = None

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+DLR_GUARD = 1e-12  # where all logits are equal; that of the authors' code
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -31,6 +32,24 @@ def targeted_margin(logits: Tensor, pair: Tensor) -> Tensor:
     """pair [B, 2] = (label, target class) -> target logit minus the true one (Gowal et al. 2019, arXiv:1910.09338)."""
     true, target = logits.gather(1, pair).unbind(1)
     return target - true
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Difference of logits ratio, -(z_y - max_{k != y} z_k) / (z_(1) - z_(3)): Croce & Hein 2020, eq. 6.
+
+    Does not change when all logits are shifted or scaled. With two classes z_(2) stands in for the third logit.
+    """
+    top = logits.topk(min(3, logits.shape[1]), dim=1).values
+    return margin(logits, y) / (top[:, 0] - top[:, -1] + DLR_GUARD)
+
+
+def targeted_dlr(logits: Tensor, pair: Tensor) -> Tensor:
+    """pair [B, 2] = (label, target class) -> -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2): Croce & Hein 2020, eq. 7.
+
+    With fewer than four classes the smallest logit stands in for those that are missing.
+    """
+    top = logits.topk(min(4, logits.shape[1]), dim=1).values
+    return targeted_margin(logits, pair) / (top[:, 0] - (top[:, 2:3].sum(1) + top[:, -1]) / 2 + DLR_GUARD)
 
 
 def boosted_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -54,4 +73,5 @@ LOSSES: dict[str, Loss] = {
     "ce": cross_entropy,
     "margin": margin,
     "bce": boosted_cross_entropy,
+    "dlr": dlr,
 }

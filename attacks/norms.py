@@ -58,6 +58,32 @@ def project_l1(delta: Tensor, eps: float) -> Tensor:
     return projected.view_as(delta)
 
 
+def project_l1_in_box(x: Tensor, delta: Tensor, eps: float) -> Tensor:
+    """Nearest point to delta in {d: ||d||_1 <= eps, x + d in [0, 1]}: Croce & Hein 2021, section 2.1.
+
+    The answer is clip(|delta| - t, 0, room) with the least t >= 0 that fits the ball; the L1 length falls linearly in t
+    between the points where a value leaves its bound (|delta| - room) or reaches 0 (|delta|), so t is found by sorting
+    these 2 d points. x, delta [N, ...].
+    """
+    size, image = delta.flatten(1).abs(), x.flatten(1)
+    room = torch.where(delta.flatten(1) > 0, 1 - image, image).clamp_min(0)
+    kept = torch.minimum(size, room)
+    outside = kept.sum(1) > eps
+    if outside.any():
+        s, r = size[outside], room[outside]
+        points, order = torch.cat([(s - r).clamp_min(0), s], 1).sort(dim=1)
+        slopes = torch.cat([torch.ones_like(s), -torch.ones_like(s)], 1).gather(1, order).cumsum(1)
+        falls = slopes[:, :-1] * points.diff(
+            dim=1
+        )  # from the second point on: how much length each interval takes away
+        length = kept[outside].sum(1, keepdim=True) - torch.cat([torch.zeros_like(points[:, :1]), falls.cumsum(1)], 1)
+        before = (length > eps).sum(1, keepdim=True) - 1  # the last point at which the length is still too large
+        rest = (length.gather(1, before) - eps) / slopes.gather(1, before).clamp_min(1)
+        t = points.gather(1, before) + rest
+        kept[outside] = torch.minimum((s - t).clamp_min(0), r)
+    return (kept * delta.flatten(1).sign()).view_as(delta)
+
+
 def l2_ascent(grad: Tensor, x_adv: Tensor, step: float) -> Tensor:
     """The move of L2 length `step` that climbs most without leaving [0, 1].
 
@@ -91,6 +117,35 @@ def l1_ascent(grad: Tensor, x_adv: Tensor, step: float, k: Tensor) -> Tensor:
     before = ranked.cumsum(1) - ranked  # already spent when this pixel's turn comes
     spent = torch.minimum(ranked, (step - before).clamp_min(0))
     return torch.zeros_like(flat).scatter(1, order, spent).mul(flat.sign()).view_as(grad)
+
+
+def nearest_on_plane(norm: str, x: Tensor, slope: Tensor, need: Tensor) -> Tensor:
+    """The smallest d with <slope, d> = need and x + d in [0, 1], in Linf, L2 or L1: Croce & Hein 2020, section 3.1.
+
+    x, slope [N, C, H, W], need [N] of either sign -> d [N, C, H, W]. Linf moves every value by t, L2 by t |slope|, each
+    until it is stuck at its bound, with the t that just suffices; L1 uses up the steepest values first. Where the box
+    holds no such point, every value goes to its bound.
+    """
+    flat, image = (slope * per_image(need.sign(), slope)).flatten(1), x.flatten(1)
+    steep, wanted = flat.abs(), need.abs()[:, None].to(flat)
+    room = torch.where(flat > 0, 1 - image, image).clamp_min(0) * (flat != 0)
+    if norm == "L1":
+        order = steep.argsort(dim=1, descending=True)
+        ranked, gain = room.gather(1, order), (room * steep).gather(1, order)
+        missing = (wanted - (gain.cumsum(1) - gain)).clamp_min(0) / steep.gather(1, order).clamp_min(TINY)
+        size = torch.zeros_like(flat).scatter(1, order, torch.minimum(ranked, missing))
+    elif norm in ("Linf", "L2"):
+        pace = torch.ones_like(steep) if norm == "Linf" else steep
+        stuck, order = torch.where(steep > 0, room / pace.clamp_min(TINY), 0.0).sort(dim=1)  # the t at which each is
+        fixed, moving = (room * steep).gather(1, order), (pace * steep).gather(1, order)
+        done, pull = fixed.cumsum(1) - fixed, moving.flip(1).cumsum(1).flip(1)  # by those before, by those from here on
+        enough = done + stuck * pull >= wanted
+        first = torch.where(enough.any(1), enough.int().argmax(1), enough.shape[1] - 1)[:, None]
+        t = (wanted - done.gather(1, first)) / pull.gather(1, first).clamp_min(TINY)
+        size = torch.where(enough.any(1, keepdim=True), torch.minimum(room, t * pace), room)
+    else:
+        raise ValueError(f"no projection on a plane is defined for norm {norm!r}; known: Linf, L2, L1")
+    return (size * flat.sign()).view_as(x)
 
 
 def random_in_ball(norm: str, eps: float, x: Tensor, noise: Noise) -> Tensor:

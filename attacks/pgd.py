@@ -15,15 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from attacks import norms
 from attacks.contract import ThreatModel
-from attacks.losses import LOSSES, Loss, targeted_margin
+from attacks.losses import Loss, targeted_margin
 from attacks.noise import Noise
+from attacks.survivors import Goal, goals, on_survivors, packer
 from attacks.target import Target
 
 Start = Literal["uniform", "gaussian", "none"]
@@ -44,6 +46,7 @@ class PGD:
     "linear" lets the step fall to 0 over the run, which settles closer to a maximum. Raises ValueError.
     """
 
+    closest: ClassVar[bool] = False
     threat: ThreatModel
     steps: int = 10
     step: float = 2 / 255
@@ -70,33 +73,31 @@ class PGD:
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""
-        x_adv = x.clone()
-        standing = torch.arange(len(x), device=x.device)
-        goals = self._goals(target, x, y)
-        for restart in range(self.restarts):
-            for rank, (loss, goal) in enumerate(goals):
-                if len(standing) == 0:
-                    return x_adv
-                stream = noise[standing].fork("restart", restart, rank)
-                here = target[standing]
-                found, fooled = ascend(self, here, x[standing], y[standing], loss, goal[standing], stream)
-                x_adv[standing] = found
-                last = ~fooled  # their last iterate has not been judged yet
-                fooled[last] = here[last].logits(found[last]).argmax(1) != y[standing][last]
-                standing = standing[~fooled]
-        return x_adv
+        aims = goals(target, x, y, self.loss, targeted_margin, self.targets)
+        pairs = [(restart, rank) for restart in range(self.restarts) for rank in range(len(aims))]
+        return on_survivors([partial(self._start, aims, *pair) for pair in pairs], target, x, y, noise)
+
+    def _start(
+        self,
+        aims: list[Goal],
+        restart: int,
+        rank: int,
+        target: Target,
+        x: Tensor,
+        y: Tensor,
+        noise: Noise,
+        rows: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """One start towards one goal: a trial of `on_survivors`."""
+        loss, goal = aims[rank]
+        found, fooled = ascend(self, target, x, y, loss, goal[rows], noise.fork("restart", restart, rank))
+        last = ~fooled  # their last iterate has not been judged yet
+        fooled[last] = target[last].logits(found[last]).argmax(1) != y[last]
+        return found, fooled
 
     def length(self, step: int) -> float:
         """Length of a step, counted from 0."""
         return self.step * (1 - step / self.steps) if self.step_schedule == "linear" else self.step
-
-    def _goals(self, target: Target, x: Tensor, y: Tensor) -> list[tuple[Loss, Tensor]]:
-        """What to ascend, one after the other: a loss, and what it compares the logits with."""
-        if not self.targets or len(x) == 0:
-            return [(LOSSES[self.loss], y)]
-        order = target.logits(x).scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)
-        count = min(self.targets, order.shape[1] - 1)
-        return [(targeted_margin, torch.stack([y, order[:, rank]], 1)) for rank in range(count)]
 
 
 def ascend(
@@ -126,6 +127,11 @@ def ascend(
             break
     result[work.place] = work.x_adv
     return result, dropped
+
+
+def start_point(pgd: PGD, x: Tensor, noise: Noise) -> Tensor:
+    """Where `ascend` with this noise begins, like x: for methods whose loss also looks at that point."""
+    return _Work(pgd, x, noise.ids, noise.ids, noise).x_adv
 
 
 class _Work:
@@ -180,20 +186,12 @@ class _Work:
         return torch.clamp(x + project(x_adv - x, self.pgd.threat.eps), 0, 1, out=x_adv)
 
     def keep(self, standing: Tensor) -> None:
-        """Drop the images that are not `standing` ([n] bool). Only the gaps are filled, from the end: O(dropped)."""
-        count = int(standing.sum())
-        gaps = (~standing[:count]).nonzero().squeeze(1)
-        last = standing[count:].nonzero().squeeze(1) + count
-
-        def pack(values: Tensor) -> Tensor:
-            values[gaps] = values[last]
-            return values[:count]
-
+        """Drop the images that are not `standing` ([n] bool)."""
+        pack = packer(standing)
         self.x_adv, self.y, self.goal, self.place = map(pack, (self.x_adv, self.y, self.goal, self.place))
         self.bounds = [pack(bound) for bound in self.bounds]
         self.momentum = None if self.momentum is None else pack(self.momentum)
-        ids = self.noise.ids.clone()
-        self.noise = Noise(self.noise.seed, pack(ids))
+        self.noise = Noise(self.noise.seed, pack(self.noise.ids.clone()))
 
 
 @dataclass(frozen=True)
@@ -204,6 +202,7 @@ class FGSM:
     (inferred, not stated in the paper). Fields as in PGD.
     """
 
+    closest: ClassVar[bool] = False
     threat: ThreatModel
     start: Start = "none"
     loss: Literal["ce", "margin", "bce"] = "ce"
@@ -231,6 +230,7 @@ class MIM:
     Fields as in PGD.
     """
 
+    closest: ClassVar[bool] = False
     threat: ThreatModel
     steps: int = 10
     step: float = 2 / 255

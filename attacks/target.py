@@ -9,16 +9,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from attacks.losses import Loss
 
 Precision = Literal["float32", "bfloat16"]
 Render = Callable[[Tensor, slice], Tensor]
 
+FORWARD, BACKWARD = 0, 1
 CPU_BATCH_VALUES = 1 << 18  # image values a batch: activations of small networks stay in the processor's cache
 GPU_BATCH_VALUES = 1 << 22
 
@@ -33,8 +35,8 @@ class Target:
     model: [B, C, H, W] in [0, 1] -> logits [B, K]; normalisation is inside. Its weights, buffers and mode are only
     read. batch_size: images per pass (default: by image size and device). gradient_precision: "bfloat16" runs the
     gradient passes in mixed precision; `confirm` and `logits` stay in float32. allow_training: training methods that
-    attack with batch-norm in training mode say so; everywhere else a model in training mode is refused.
-    Raises ModelError.
+    attack with batch-norm in training mode say so; everywhere else a model in training mode is refused. quick: the same
+    function arranged for speed, equal up to rounding; attacks run on it, and `confirm` on the model. Raises ModelError.
     """
 
     def __init__(
@@ -43,25 +45,26 @@ class Target:
         batch_size: int | None = None,
         gradient_precision: Precision = "float32",
         allow_training: bool = False,
+        quick: nn.Module | None = None,
     ) -> None:
         if not allow_training and any(module.training for module in model.modules()):
             raise ModelError("the model is in training mode, where batch statistics leak; call model.eval() first")
-        self.model = model
+        self.model, self.quick = model, model if quick is None else quick
         self.batch_size = batch_size
         self.gradient_precision: Precision = gradient_precision
         self._rows: Tensor | None = None
-        self._passes: dict[str, int] = {"forward": 0, "backward": 0}
+        self._passes = [0, 0]  # FORWARD, BACKWARD; shared with every view
         self._per_image: Tensor | None = None
 
     @property
     def forward_passes(self) -> int:
         """Images that went forward through the model so far."""
-        return self._passes["forward"]
+        return self._passes[FORWARD]
 
     @property
     def backward_passes(self) -> int:
         """Images that went backward through the model so far."""
-        return self._passes["backward"]
+        return self._passes[BACKWARD]
 
     def counting(self, images: int) -> Target:
         """The same target, keeping counts image by image for `images` images; see `passes_per_image`."""
@@ -86,13 +89,20 @@ class Target:
 
     def logits(self, x: Tensor) -> Tensor:
         """x [N, C, H, W] -> logits [N, K] float32, without gradients."""
+        return self._forward(self.quick, x)
+
+    def true_logits(self, x: Tensor) -> Tensor:
+        """`logits` of the model itself, for verdicts."""
+        return self._forward(self.model, x)
+
+    def _forward(self, model: nn.Module, x: Tensor) -> Tensor:
         if len(x) == 0:
             return torch.empty(0, 1, device=x.device)
         with torch.no_grad():
             parts = []
             for rows in self._batches(x):
-                parts.append(_checked(self.model(x[rows])))
-                self._count(rows, backward=False)
+                parts.append(_checked(model(x[rows])))
+                self._count(rows, FORWARD)
         return torch.cat(parts)
 
     def gradients(
@@ -108,11 +118,11 @@ class Target:
             variable = x[rows].detach().requires_grad_(True)
             with torch.enable_grad(), self._mixed(x.device):
                 image = variable if render is None else render(variable, rows)
-                logits = _checked(self.model(image))
+                logits = _checked(self.quick(image))
             with torch.enable_grad():
                 value = loss(logits, y[rows])
                 (grad,) = torch.autograd.grad(value.sum(), variable)
-            self._count(rows, backward=True)
+            self._count(rows, FORWARD, BACKWARD)
             yield rows, value.detach(), grad, logits.detach()
 
     def loss_grad(
@@ -123,13 +133,34 @@ class Target:
         value, grad, logits = (torch.cat(column) for column in zip(*parts, strict=True))
         return value, grad, logits
 
+    def margin_gradients(self, x: Tensor, y: Tensor, classes: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Margins z_k - z_y to many classes and their gradients: one forward pass, one backward pass for each class.
+
+        y [N], classes [N, m] int64. Batch by batch: (rows, margins [b, m], gradients [b, m, C, H, W]).
+        """
+        for rows in self._batches(x):
+            variable = x[rows].detach().requires_grad_(True)
+            with torch.enable_grad(), self._mixed(x.device):
+                logits = _checked(self.quick(variable))
+            with torch.enable_grad():
+                margins = logits.gather(1, classes[rows]) - logits.gather(1, y[rows, None])
+                sums = margins.sum(0).unbind()
+                last = len(sums) - 1
+                grads = [torch.autograd.grad(s, variable, retain_graph=k < last)[0] for k, s in enumerate(sums)]
+            self._count(rows, FORWARD, *[BACKWARD] * len(grads))
+            yield rows, margins.detach(), torch.stack(grads, 1)
+
     def confirm(self, suspects: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Of the images that look fooled ([N] bool), those that are fooled in float32: [N] bool."""
-        if self.gradient_precision == "float32" or not suspects.any():
+        """Of the images that look fooled ([N] bool), those that fool the model itself, in float32: [N] bool."""
+        if (self.gradient_precision == "float32" and self.quick is self.model) or not suspects.any():
             return suspects
         fooled = suspects.clone()
-        fooled[suspects] = self[suspects].logits(x[suspects]).argmax(1) != y[suspects]
+        fooled[suspects] = self[suspects].true_logits(x[suspects]).argmax(1) != y[suspects]
         return fooled
+
+    def module(self) -> nn.Module:
+        """The model for code that runs it by itself, such as an attack library: see `_Counted`."""
+        return _Counted(self).eval()
 
     def _batches(self, x: Tensor) -> Iterator[slice]:
         size = self.batch_size or default_batch_size(x)
@@ -141,12 +172,57 @@ class Target:
             return nullcontext()
         return torch.autocast(device.type, dtype=torch.bfloat16)
 
-    def _count(self, rows: slice, backward: bool) -> None:
-        images = rows.stop - rows.start
-        self._passes["forward"] += images
-        self._passes["backward"] += images if backward else 0
-        if self._per_image is not None and self._rows is not None:
-            self._per_image[: 2 if backward else 1, self._rows[rows]] += 1
+    def _count(self, rows: slice, *kinds: int) -> None:
+        for kind in kinds:
+            self._passes[kind] += rows.stop - rows.start
+            if self._per_image is not None and self._rows is not None:
+                images = self._rows[rows]
+                self._per_image[kind].index_add_(0, images, torch.ones_like(images))
+
+
+class _Counted(nn.Module):
+    """A Target as a module in evaluation mode: images [B, C, H, W] -> logits [B, K], in float32 or what it is given.
+
+    The model is not a submodule: nobody reaches its weights, its mode or its gradients through this one, whose only
+    parameter is empty and tells device and type. Every call and every gradient is counted: on the target's images in
+    turn, so exactly where it has one image or is called with all of them. Gradients are never in mixed precision, and
+    the logits are a copy, which the caller may overwrite.
+    """
+
+    def __init__(self, target: Target) -> None:
+        super().__init__()
+        self.target = target
+        like = next((p for p in target.model.parameters() if p.is_floating_point()), torch.empty(0))
+        self.place = nn.Parameter(like.new_empty(0), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        target = self.target
+        if target._rows is not None:
+            target = target[torch.arange(len(x)) % max(1, len(target._rows))]
+        images = x.to(self.place.dtype)
+        differentiated = torch.is_grad_enabled() and images.requires_grad
+        logits: Tensor = _Pass.apply(images, target) if differentiated else target.logits(images)
+        return logits.to(x.dtype)
+
+
+class _Pass(torch.autograd.Function):
+    """One pass of a Target as a single node of autograd: gradients reach the images and stop there."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, target: Target) -> Tensor:
+        with torch.enable_grad():
+            variable = x.detach().requires_grad_(True)
+            logits = _checked(target.quick(variable))
+        target._count(slice(0, len(x)), FORWARD)
+        ctx.target, ctx.variable, ctx.logits = target, variable, logits
+        return logits.detach().clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
+        (grad,) = torch.autograd.grad(ctx.logits, ctx.variable, slope, retain_graph=True)
+        ctx.target._count(slice(0, len(grad)), BACKWARD)
+        return grad, None
 
 
 def default_batch_size(x: Tensor) -> int:

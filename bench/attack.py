@@ -19,8 +19,8 @@ from bench.catalog import Catalog
 from bench.config import UserError, choose
 from bench.data import Dataset, Images
 from bench.device import choose_device, describe
-from bench.evaluate import Verdicts, evaluate, fingerprint
-from bench.records import EvalRecord, Results, list_runs, provenance, write_eval
+from bench.evaluate import Verdicts, check_transfer, craft, evaluate, fingerprint
+from bench.records import EvalRecord, Results, Source, list_runs, provenance, write_eval
 
 Statistics = tuple[float, ...]
 NORMS = {
@@ -64,46 +64,60 @@ def attack_model(
     seed: int = 0,
     mean: Statistics | None = None,
     std: Statistics | None = None,
+    source: str | None = None,
 ) -> list[str]:
-    """Attack, judge, write the record; returns the lines to print. Raises UserError."""
+    """Attack, judge, write the record; returns the lines to print. Raises UserError.
+
+    source: the model that the attack is crafted on, given like `model`; None is `model` itself.
+    """
     folder, where = Results(results), choose_device(device)
-    registered = model in list_runs(folder)
-    if dataset is None and registered:
+    if dataset is None and model in list_runs(folder):
         dataset = registry.read_run(folder, model).dataset
-    source = data.load(dataset or "digits", data_dir)
-    subject = _registered(folder, model) if registered else _own(model, arch, source, mean, std)
-    chosen = _choose_images(source, images, indices)
+    loaded = data.load(dataset or "digits", data_dir)
+    subject = _subject(folder, model, arch, loaded, mean, std)
+    origin = None if source is None else _subject(folder, source, arch, loaded, mean, std)
+    chosen = _choose_images(loaded, images, indices)
     setting, resolved = _attack(Catalog(recipes, assignments), attack, eps, norm)
-    options = {"gradient_precision": gradient_precision}
+    given: Any = {"name": attack, "seed": seed, "batch_size": batch_size, "gradient_precision": gradient_precision}
+    crafted, named = None, source
     try:
-        verdicts = evaluate(
-            subject.network.to(where), setting, chosen, source.classes, name=attack, seed=seed,
-            batch_size=batch_size, gradient_precision=gradient_precision,
-        )  # fmt: skip
+        if origin is not None:
+            crafted = craft(origin.network.to(where), check_transfer(attack, setting), chosen, loaded.classes, **given)
+        named = model
+        verdicts = evaluate(subject.network.to(where), setting, chosen, loaded.classes, crafted=crafted, **given)
     except ModelError as error:
-        raise UserError(f"{model}: {error}") from error
+        raise UserError(f"{named}: {error}") from error
+    options = {"gradient_precision": gradient_precision}
+    identity = plan.eval_identity(resolved, attack, chosen.sha256, seed, options, origin.run_id if origin else None)
     record = EvalRecord(
         run_id=subject.run_id,
-        eval_id=plan.eval_id(attack, len(chosen), plan.eval_identity(resolved, attack, chosen.sha256, seed, options)),
+        eval_id=plan.eval_id(attack, len(chosen), identity),
         attack=attack,
         settings=resolved["settings"],
         norm=setting.threat.norm if setting else "none",
         eps=setting.threat.eps if setting else 0.0,
         seed=seed,
-        dataset=source.name,
+        dataset=loaded.name,
         weights_sha256=subject.weights_sha256,
         images_sha256=chosen.sha256,
         cost=verdicts.cost,
         provenance=provenance(describe(where), torch.get_num_threads()),
         images=verdicts.table,
+        source=Source(origin.run_id, origin.weights_sha256) if origin else None,
     )
     path = write_eval(folder, record)
-    return [*_lines(attack, setting, resolved, verdicts), f"data: {source.source}", f"record: {path}"]
+    lines = [*_lines(attack, setting, resolved, verdicts), f"data: {loaded.source}", f"record: {path}"]
+    return lines if origin is None else [f"crafted on {origin.run_id}, judged on {subject.run_id}", *lines]
 
 
-def _registered(folder: Results, run_id: str) -> Subject:
-    network, record = registry.load(folder, run_id)
-    return Subject(network, run_id, record.weights_sha256)
+def _subject(
+    folder: Results, model: str, arch: str | None, source: Dataset, mean: Statistics | None, std: Statistics | None
+) -> Subject:
+    """A registered run, or a model of one's own. Raises UserError."""
+    if model not in list_runs(folder):
+        return _own(model, arch, source, mean, std)
+    network, record = registry.load(folder, model)
+    return Subject(network, model, record.weights_sha256)
 
 
 def _own(model: str, arch: str | None, source: Dataset, mean: Statistics | None, std: Statistics | None) -> Subject:

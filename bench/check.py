@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from scipy.special import stdtrit
 
 from bench.config import UserError
 from bench.files import write_text
@@ -22,6 +23,7 @@ COLUMNS = [
     "provenance",
 ]  # fmt: skip
 LEAST_TOLERANCE = 2.0  # points: what another CPU or another release of the packages was allowed to move
+FALSE_ALARM = 0.001  # how often an equal training may fail the whole table
 _SLACK = 1e-4  # points: the reference file's last digit
 
 
@@ -56,10 +58,7 @@ def check(plan: Plan, frame: pd.DataFrame, reference: Path) -> CheckResult:
 
 
 def write_reference(plan: Plan, frame: pd.DataFrame, path: Path) -> Path:
-    """Today's numbers as the reference. Raises UserError when a cell has none.
-
-    Tolerance: half the width of the cell's interval, at least LEAST_TOLERANCE.
-    """
+    """Today's numbers as the reference, see `_tolerance`. Raises UserError when a cell has none."""
     bad = frame[frame["state"] != OK]
     if len(bad):
         why = f"{len(bad)} cells without a number, so it is no reference"
@@ -71,12 +70,29 @@ def write_reference(plan: Plan, frame: pd.DataFrame, path: Path) -> Path:
             "column": frame["column"],
             "n": frame["n"],
             "accuracy_percent": 100 * frame["accuracy"],
-            "tolerance_percent": (50 * (frame["high"] - frame["low"])).clip(lower=LEAST_TOLERANCE),
+            "tolerance_percent": _tolerance(frame).clip(lower=LEAST_TOLERANCE),
             "seed_spread_percent": 100 * frame["seed_spread"],
             "provenance": frame["run_ids"],
         }
     )
     return write_text(path, lines.to_csv(index=False, float_format="%.4f"))
+
+
+def _tolerance(frame: pd.DataFrame) -> pd.Series:
+    """How far, in points, a training with one new seed may lie from each cell.
+
+    With S >= 2 seeds: the prediction interval of one more, t * spread * sqrt(1 + 1 / S), where the spread is
+    pooled over the rows of a column and t has its S - 1 degrees of freedom per row; the level is FALSE_ALARM
+    shared by all cells (Bonferroni). With one seed the spread is unknown, and it is half the width of the
+    interval over images.
+    """
+    seeds = int(frame["seeds"].min())
+    if seeds < 2:
+        return 50 * (frame["high"] - frame["low"])
+    columns = frame.groupby("column")["seed_spread"]
+    pooled = columns.transform(lambda spread: (spread**2).mean() ** 0.5)
+    freedom = columns.transform("size") * (seeds - 1)
+    return 100 * stdtrit(freedom, 1 - FALSE_ALARM / (2 * len(frame))) * pooled * (1 + 1 / seeds) ** 0.5
 
 
 def _read(path: Path) -> dict[tuple[str, str], dict[str, float]]:

@@ -180,6 +180,7 @@ def train(recipe: str, **given: Any) -> int:
 @click.option("--norm", help="Linf, L2 or L1.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the attack's noise.")
 @click.option("--indices", type=click.Path(path_type=Path), help="File with test image numbers, one a line.")
+@click.option("--source", metavar="MODEL", help="Craft the attack on this model instead, and judge it on MODEL.")
 @click.option("--mean", help="Normalisation of a weights file, e.g. 0.49,0.48,0.45 or 125.3/255,123/255,113.9/255.")
 @click.option("--std", help="See --mean.")
 def attack(model: str, attack: str, **given: Any) -> int:

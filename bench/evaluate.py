@@ -16,11 +16,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from attacks.contract import Attack
+from attacks.contract import Attack, ThreatModel, in_box
 from attacks.noise import Noise, derive_seed
 from attacks.norms import distance
 from attacks.target import ModelError, Precision, Target, default_batch_size
+from bench.config import UserError
 from bench.data import Images, check_images
+from bench.models import quick
 from bench.records import Cost
 
 DISTANCES = ("Linf", "L2", "L1", "L0")
@@ -28,6 +30,18 @@ DISTANCES = ("Linf", "L2", "L1", "L0")
 
 class AttackError(RuntimeError):
     """The attack broke its contract: what it returned is no data point."""
+
+
+@dataclass(frozen=True)
+class Crafted:
+    """Adversarial images [N, C, H, W] that were made on one network, to be judged on others, and what they cost.
+
+    passes: [2, N] int64, forward and backward passes of each image.
+    """
+
+    x_adv: Tensor
+    passes: Tensor
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -68,38 +82,96 @@ def evaluate(
     batch_size: int | None = None,
     gradient_precision: Precision = "float32",
     on_images: Callable[[int], None] | None = None,
+    crafted: Crafted | None = None,
 ) -> Verdicts:
     """Attack the images that the model gets right, and judge every image.
 
     model: in evaluation mode, on the device to use, [B, C, H, W] in [0, 1] -> logits [B, classes]. attack: None is
     clean accuracy. name, seed: with each image's id they make its noise. on_images: called with the number of images
-    that will be attacked. Raises UserError for bad images, ModelError for a model that cannot be measured,
-    AttackError for an attack that broke its contract.
+    that will be attacked. crafted: what `craft` made of the same images with the same attack, on another network; it
+    is judged instead, and its cost is counted in. Raises UserError for bad images, ModelError for a model that cannot
+    be measured, AttackError for an attack that broke its contract.
     """
     check_images(images.x, images.y, classes)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = _device(model)
     x, y = images.x.to(device), images.y.to(device)
     before = fingerprint(model)
     started = time.perf_counter()
-    target = Target(model, batch_size, gradient_precision).counting(len(x))
-    clean_logits = target.logits(x)
+    target = Target(model, batch_size, gradient_precision, quick=quick(model)).counting(len(x))
+    clean_logits = target.true_logits(x)
     check_logits(clean_logits, classes)
     clean = clean_logits.argmax(1)
-    x_adv = x.clone()
+    x_adv, passes = x.clone(), target.passes_per_image
     standing = (clean == y).nonzero().squeeze(1)
-    if attack is not None and len(standing):
+    if crafted is not None and attack is not None:
+        x_adv, passes = crafted.x_adv.to(device), passes + crafted.passes
+        check_contract(name, attack, x, x_adv)
+        started -= crafted.seconds
+    elif attack is not None and len(standing):
         if on_images:
             on_images(len(standing))
         noise = Noise(derive_seed("attack", name, seed), images.ids.to(device))
-        found = attack(target[standing], x[standing], y[standing], noise[standing])
-        check_contract(name, attack, x[standing], found)
-        x_adv[standing] = found
-    if fingerprint(model) != before:
-        raise AttackError(f"{name} changed the model (weights, buffers, mode or gradients); its result is void")
+        x_adv[standing] = _run(name, attack, target[standing], x[standing], y[standing], noise[standing])
+    _check_unchanged(name, model, before)
     adversarial = clean if attack is None else _fresh_predictions(model, x_adv, batch_size)
     seconds = time.perf_counter() - started
-    table = _table(images, x_adv, clean, adversarial, target.passes_per_image)
-    return Verdicts(table, x_adv, Cost(seconds, target.forward_passes, target.backward_passes))
+    threat = ThreatModel("own", 0) if attack is None else attack.threat
+    table = _table(images, x_adv, threat, clean, adversarial, passes)
+    return Verdicts(table, x_adv, Cost(seconds, *passes.sum(1).tolist()))
+
+
+def craft(
+    source: nn.Module,
+    attack: Attack,
+    images: Images,
+    classes: int,
+    *,
+    name: str,
+    seed: int = 0,
+    batch_size: int | None = None,
+    gradient_precision: Precision = "float32",
+) -> Crafted:
+    """Attack every image on `source`, also those it gets wrong, for `evaluate` to judge on other networks.
+
+    Arguments and errors as in `evaluate`.
+    """
+    check_images(images.x, images.y, classes)
+    device = _device(source)
+    x, y = images.x.to(device), images.y.to(device)
+    before, started = fingerprint(source), time.perf_counter()
+    target = Target(source, batch_size, gradient_precision, quick=quick(source)).counting(len(x))
+    check_logits(target.true_logits(x), classes)
+    x_adv = _run(name, attack, target, x, y, Noise(derive_seed("attack", name, seed), images.ids.to(device)))
+    _check_unchanged(name, source, before)
+    return Crafted(x_adv.cpu(), target.passes_per_image, time.perf_counter() - started)
+
+
+def check_transfer(name: str, attack: Attack | None) -> Attack:
+    """The attack, if it may be crafted on another network. Raises UserError for none, and for one that stops at its
+    first success: images at the source's boundary fool few other networks.
+    """
+    if attack is None or getattr(attack, "stop", "last") == "first":
+        raise UserError(
+            f"{name!r} cannot be crafted on another network: a transfer attack runs to its last iterate; "
+            'set stop = "last", as in pgd-100-last'
+        )
+    return attack
+
+
+def _run(name: str, attack: Attack, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+    """What the attack makes of x, checked. Raises AttackError."""
+    x_adv = attack(target, x, y, noise)
+    check_contract(name, attack, x, x_adv)
+    return x_adv
+
+
+def _check_unchanged(name: str, model: nn.Module, before: str) -> None:
+    if fingerprint(model) != before:
+        raise AttackError(f"{name} changed the model (weights, buffers, mode or gradients); its result is void")
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def check_logits(logits: Tensor, classes: int) -> None:
@@ -121,7 +193,7 @@ def check_contract(name: str, attack: Attack, x: Tensor, x_adv: Tensor) -> None:
     if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape or x_adv.dtype != x.dtype:
         got = f"{tuple(x_adv.shape)} {x_adv.dtype}" if isinstance(x_adv, Tensor) else type(x_adv).__name__
         raise AttackError(f"{name} returned {got} for images {tuple(x.shape)} {x.dtype}")
-    legal = attack.threat.contains(x, x_adv)
+    legal = in_box(x_adv) if attack.closest else attack.threat.contains(x, x_adv)
     if not legal.all():
         raise AttackError(
             f"{name} left its threat model ({attack.threat.norm}, eps = {attack.threat.eps:g}, images in [0, 1]) "
@@ -149,12 +221,14 @@ def _fresh_predictions(model: nn.Module, x_adv: Tensor, batch_size: int | None) 
     return logits.argmax(1)
 
 
-def _table(images: Images, x_adv: Tensor, clean: Tensor, adversarial: Tensor, passes: Tensor) -> pd.DataFrame:
-    y, x = images.y, images.x.to(x_adv.device)
-    robust = (clean == y.to(clean.device)) & (adversarial == y.to(clean.device))
+def _table(
+    images: Images, x_adv: Tensor, threat: ThreatModel, clean: Tensor, adversarial: Tensor, passes: Tensor
+) -> pd.DataFrame:
+    x, y = images.x.to(x_adv.device), images.y.to(x_adv.device)
+    robust = (clean == y) & ((adversarial == y) | ~threat.contains(x, x_adv))
     columns = {
         "image": images.ids,
-        "label": y,
+        "label": images.y,
         "clean_prediction": clean,
         "adversarial_prediction": adversarial,
         "robust": robust,

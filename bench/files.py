@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -78,7 +78,8 @@ def parse(path: Path, text: str | bytes, cls: type[T], advice: str = "delete it 
         raise UserError(f"{path}: is no whole JSON ({error}); {advice}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds no record; {advice}")
-    missing = [f.name for f in fields(cls) if f.name not in content]  # type: ignore[arg-type]
+    needed = [f.name for f in fields(cls) if f.default is f.default_factory is MISSING]  # type: ignore[arg-type]
+    missing = [name for name in needed if name not in content]
     if missing:
         raise UserError(f"{path}: lacks {', '.join(missing)}; {advice}")
     try:

@@ -28,7 +28,7 @@ def recipes(results: Path) -> list[str]:
 
 
 def attacks(results: Path) -> list[str]:
-    """Name, budget and source of every attack setting."""
+    """Name, implementation, budget and source of every attack setting."""
     from bench.catalog import Catalog
     from bench.plan import budget
 
@@ -36,8 +36,10 @@ def attacks(results: Path) -> list[str]:
     lines = []
     for name in catalog.attack_tables:
         attack, resolved = catalog.attack(name)
+        made_by = ":".join([resolved["attack"], *filter(None, [resolved["settings"].get("name")])])
+        kind = "closest, read at " if attack is not None and attack.closest else ""
         source = _first_line(inspect.getmodule(type(attack)))
-        lines.append(f"{name:18} {budget(resolved):52} {source}")
+        lines.append(f"{name:26} {made_by:32} {kind + budget(resolved):52} {source}")
     return lines
 
 

@@ -12,10 +12,12 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bench.config import UserError, choose
 
@@ -111,20 +113,15 @@ class ResNet(nn.Module):
 
 
 def cnn_small(shape: Shape, classes: int) -> nn.Module:
-    """Four small convolutions and a linear layer without batch norm, for 8x8 digits: trains in seconds on a CPU."""
+    """Four small convolutions with batch norm and a linear layer, for 8x8 digits: trains in seconds on a CPU.
+
+    Without batch norm about one adversarial training in ten never left the plateau of a constant output.
+    """
     channels, height, width = shape
-    return nn.Sequential(
-        nn.Conv2d(channels, 32, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(32, 32, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(32, 64, 3, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(64, 64, 3, padding=1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(64 * ((height + 1) // 2) * ((width + 1) // 2), classes),
-    )
+    layers: list[nn.Module] = []
+    for inputs, outputs, stride in ((channels, 32, 1), (32, 32, 1), (32, 64, 2), (64, 64, 1)):
+        layers += [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * ((height + 1) // 2) * ((width + 1) // 2), classes))
 
 
 def cnn_a(shape: Shape, classes: int) -> nn.Module:
@@ -209,6 +206,33 @@ def with_normalization(model: nn.Module, shape: Shape, normalize: Statistics | N
     if not all(len(values) == shape[0] for values in normalize):
         raise UserError(f"mean and std must have {shape[0]} values each for images {shape}; got {normalize}")
     return nn.Sequential(Normalize(*normalize), model)
+
+
+def quick(model: nn.Module) -> nn.Module:
+    """The same function in evaluation mode, arranged for speed: for attacks, never for verdicts.
+
+    Batch norm is folded into the convolution before it and the weights lie channels last; the parameters of the copy
+    want no gradient. Only for models made of torch's layers and this file's, whose forward passes may be traced;
+    any other comes back as it is.
+    """
+    if not all(type(module).__module__.startswith((nn.__name__, __name__)) for module in model.modules()):
+        return model
+    traced = fx.symbolic_trace(deepcopy(model).requires_grad_(False))
+    for node in list(traced.graph.nodes):
+        if node.op == "call_module" and isinstance(norm := traced.get_submodule(node.target), nn.BatchNorm2d):
+            (before,) = node.args
+            convolution = traced.get_submodule(before.target) if before.op == "call_module" else None
+            if isinstance(convolution, nn.Conv2d) and len(before.users) == 1:
+                traced.set_submodule(before.target, fuse_conv_bn_eval(convolution, norm))
+                node.replace_all_uses_with(before)
+                traced.graph.erase_node(node)
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+    traced.requires_grad_(False)
+    for parameter in traced.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return traced
 
 
 def _initialise(model: nn.Module) -> None:

@@ -31,7 +31,9 @@ _NORMS = {"own": "own measure"}
 @dataclass(frozen=True)
 class Cell:
     """One number for one seed, and the records that hold it. recipe, attack: full names ("mat-digits");
-    method, column_attack: the names in the table's TOML ("mat", "pgd-100").
+    method, column_attack: the names in the table's TOML ("mat", "pgd-100"). source, source_run_id: the method and
+    the network that the attack is crafted on, where that is not the row's. at: the radius where the verdict is read
+    off the record's distances, None is the attack's own.
     """
 
     row: str
@@ -46,13 +48,23 @@ class Cell:
     column_attack: str
     member: int
     checkpoint: Literal["best", "last"]
+    source: str = ""
+    source_run_id: str | None = None
+    at: float | None = None
+
+    @property
+    def networks(self) -> dict[str, str]:
+        """Run id -> method of every network it takes, the one to craft on first."""
+        crafted_on = {} if self.source_run_id is None else {self.source_run_id: self.source}
+        return crafted_on | {self.run_id: self.method}
 
 
 @dataclass(frozen=True)
 class Plan:
     """All that a table will be made of. budgets: column -> such as "Linf 8/255, 100 steps of 0.003".
     recipes, attacks: full name -> resolved settings. options: those of the evaluation. images: how many
-    test images.
+    test images. unions, means: column -> the columns it is made of; it has no cells of its own. published: column ->
+    its name in the reference file.
     """
 
     table: str
@@ -73,6 +85,16 @@ class Plan:
     recipes: dict[str, dict[str, Any]]
     attacks: dict[str, dict[str, Any]]
     options: dict[str, Any] = field(default_factory=dict)
+    unions: dict[str, list[str]] = field(default_factory=dict)
+    means: dict[str, list[str]] = field(default_factory=dict)
+    published: dict[str, str] = field(default_factory=dict)
+
+    def attacked(self, column: str) -> list[str]:
+        """The columns with cells that a column is made of, each once: itself, where it has them."""
+        parts = self.unions.get(column) or self.means.get(column)
+        if parts is None:
+            return [column]
+        return list(dict.fromkeys(leaf for part in parts for leaf in self.attacked(part)))
 
 
 def digest(*parts: Any) -> str:
@@ -104,10 +126,19 @@ def training_identity(
 
 
 def eval_identity(
-    attack: Mapping[str, Any], name: str, images_sha256: str, seed: int, options: Mapping[str, Any]
+    attack: Mapping[str, Any],
+    name: str,
+    images_sha256: str,
+    seed: int,
+    options: Mapping[str, Any],
+    source: str | None = None,
 ) -> dict[str, Any]:
-    """What an evaluation's hash is taken of. name is in it because the attack's noise is drawn from it."""
-    return {**attack, "name": name, "images_sha256": images_sha256, "seed": seed, "options": dict(options)}
+    """What an evaluation's hash is taken of. name is in it because the attack's noise is drawn from it.
+
+    source: the run id of the network that the attack is crafted on, where that is not the one it is judged on.
+    """
+    identity = {**attack, "name": name, "images_sha256": images_sha256, "seed": seed, "options": dict(options)}
+    return identity if source is None else identity | {"source": source}
 
 
 def make(
@@ -130,20 +161,26 @@ def make(
 ) -> Plan:
     """The plan of one table.
 
-    recipes, members: by Row.method; {"trainer", "version", "settings"} and how many networks it trains.
-    attacks: by Column.attack without "clean"; {"attack", "version", "settings"}. Raises UserError for a row
-    whose network the recipe does not train.
+    recipes, members: by `TableSpec.methods`; {"trainer", "version", "settings"} and how many networks it trains.
+    attacks: by Column.attack without "clean"; {"attack", "version", "settings"}. Raises UserError for a row or a
+    source whose network the recipe does not train.
     """
     attacks = {CLEAN: {"attack": CLEAN, "version": 1, "settings": {}}} | dict(attacks)
-    evals = {}
-    for column in spec.columns:
-        full = setting.attack(column.attack)
-        identity = eval_identity(attacks[column.attack], full, images_sha256, eval_seed, eval_options)
-        evals[column.attack] = eval_id(full, images, identity)
+
+    def network(row: Row, seed: int) -> str:
+        return _run(row, seed, recipes[row.method], members[row.method], dataset, train_sha256, arch)
+
+    def evaluation(column: Column, source: str | None) -> str:
+        full, attack = setting.attack(column.attack), attacks[column.attack]
+        return eval_id(full, images, eval_identity(attack, full, images_sha256, eval_seed, eval_options, source))
+
     cells = []
     for row, seed in product(spec.rows, dict.fromkeys(seeds)):
-        run = _run(row, seed, recipes[row.method], members[row.method], dataset, train_sha256, arch)
-        cells += [_cell(setting, row, column, seed, run, evals[column.attack]) for column in spec.columns]
+        run = network(row, seed)
+        for column in spec.columns:
+            if column.attack:
+                source = network(_source(column, row), seed) if column.source else None
+                cells.append(_cell(setting, row, column, seed, run, evaluation(column, source), source))
     return Plan(
         table=table,
         name=name or plan_name(table, spec, dataset, arch),
@@ -159,10 +196,13 @@ def make(
         rows=[row.label for row in spec.rows],
         columns=[column.label for column in spec.columns],
         cells=cells,
-        budgets={column.label: budget(attacks[column.attack]) for column in spec.columns},
-        recipes={setting.recipe(row.method): recipes[row.method] for row in spec.rows},
-        attacks={setting.attack(column.attack): attacks[column.attack] for column in spec.columns},
+        budgets={column.label: _words(column, attacks) for column in spec.columns},
+        recipes={setting.recipe(method): recipes[method] for method in spec.methods},
+        attacks={setting.attack(attack): attacks[attack] for attack in spec.attacks},
         options=dict(eval_options) | {"eval_seed": eval_seed, "train_sha256": train_sha256},
+        unions={column.label: list(column.union) for column in spec.columns if column.union},
+        means={column.label: list(column.mean) for column in spec.columns if column.mean},
+        published={column.label: column.published or column.attack for column in spec.columns},
     )
 
 
@@ -171,13 +211,18 @@ def _run(
 ) -> str:
     """The run id of one row and seed."""
     if row.member >= members:
-        raise UserError(f"row {row.label!r} is network {row.member + 1}, but {row.method!r} trains {members}")
+        raise UserError(f"{row.label!r} is network {row.member + 1}, but {row.method!r} trains {members}")
     identity = training_identity(recipe, dataset, train_sha256, arch, seed)
     training = training_id(recipe["trainer"], dataset, arch, seed, identity)
     return run_id(training, row.member, members, row.checkpoint)
 
 
-def _cell(setting: Setting, row: Row, column: Column, seed: int, run: str, evaluation: str) -> Cell:
+def _source(column: Column, row: Row) -> Row:
+    """The network that a column is crafted on, as if it were a row: of the same checkpoint as the row attacked."""
+    return Row(column.label, column.source, column.source_member, row.checkpoint)
+
+
+def _cell(setting: Setting, row: Row, column: Column, seed: int, run: str, evaluation: str, source: str | None) -> Cell:
     return Cell(
         row=row.label,
         column=column.label,
@@ -191,6 +236,9 @@ def _cell(setting: Setting, row: Row, column: Column, seed: int, run: str, evalu
         column_attack=column.attack,
         member=row.member,
         checkpoint=row.checkpoint,
+        source=column.source,
+        source_run_id=source,
+        at=column.at,
     )
 
 
@@ -201,14 +249,26 @@ def plan_name(table: str, spec: TableSpec, dataset: str, arch: str) -> str:
     return f"{_slug(table)}-{_slug(dataset)}" + ("" if short else f"-{_slug(arch)}")
 
 
-def budget(attack: Mapping[str, Any]) -> str:
-    """What an attack may change and spend, in words."""
+def _words(column: Column, attacks: Mapping[str, dict[str, Any]]) -> str:
+    """What a column is, for the notes under its table."""
+    if column.union:
+        return f"worst case image by image of {', '.join(column.union)}"
+    if column.mean:
+        return f"mean of {', '.join(column.mean)} (interval from its variance over images)"
+    words = budget(attacks[column.attack], column.at)
+    words += f", crafted on {column.source}" if column.source else ""
+    return words if column.at is None else f"{words}, read off the distances of {column.attack}"
+
+
+def budget(attack: Mapping[str, Any], at: float | None = None) -> str:
+    """What an attack may change and spend, in words. at: the radius where a minimal-norm attack is judged."""
     settings = attack["settings"]
     if attack["attack"] == CLEAN:
         return "no attack"
-    words = []
-    if threat := settings.get("threat"):
-        words.append(f"{_NORMS.get(threat['norm'], threat['norm'])} {_radius(threat['eps'])}")
+    radii = [f"{norm} {_radius(settings[norm.lower()])}" for norm in ("Linf", "L2", "L1") if norm.lower() in settings]
+    words = [" or ".join(radii)] if radii else []
+    if not radii and (threat := settings.get("threat")):
+        words.append(f"{_NORMS.get(threat['norm'], threat['norm'])} {_radius(threat['eps'] if at is None else at)}")
     if settings.get("steps"):
         step = f" of {_radius(settings['step'])}" if isinstance(settings.get("step"), float) else ""
         words.append(f"{settings['steps']} step{'s' if settings['steps'] != 1 else ''}{step}")

@@ -60,10 +60,9 @@ def against_paper(plan: Plan, frame: pd.DataFrame, reference: Path) -> pd.DataFr
     if number and "table" in published:
         fits &= published["table"] == number
     paper = published[fits].set_index(["method", "column"])["accuracy_percent"]
-    attack = {cell.column: cell.column_attack for cell in plan.cells}
     lines = []
     for line in frame[frame["state"] == OK].to_dict("records"):
-        key = (line["row"], attack[line["column"]])
+        key = (line["row"], plan.published.get(line["column"]))
         if key in paper.index:
             lines.append({"row": line["row"], "column": line["column"]} | _distance(float(paper[key]), line))
     columns = ["paper_percent", "ours_percent", "low_percent", "high_percent", "distance_points", "inside"]
@@ -114,8 +113,20 @@ def _notes(plan: Plan, frame: pd.DataFrame) -> list[str]:
     ]
     if plan.note:
         notes.append(f"Note: {plan.note}")
+    notes += [note for column in plan.unions if (note := _broken_by(column, frame))]
     failed = frame[frame["state"] != OK]
     return notes + [f"{line['state'].capitalize()}: {line['error']}." for line in failed.to_dict("records")]
+
+
+def _broken_by(column: str, frame: pd.DataFrame) -> str:
+    """Which attack of a union broke how many images, row by row; nothing where there is no number."""
+    lines = frame[(frame["column"] == column) & (frame["state"] == OK)].to_dict("records")
+    rows = []
+    for line in lines:
+        parts = [f"{part} {first} ({only} only)" for part, first, only in line["broken_by"] if first]
+        rows.append(f"{line['row']}: {', '.join(parts) or 'none'}")
+    head = f"{column}: images{' (summed over seeds)' if lines and lines[0]['seeds'] > 1 else ''} by the first column"
+    return f"{head} that broke them, and by it only: {'; '.join(rows)}." if rows else ""
 
 
 def _recipes(plan: Plan) -> list[str]:

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -19,11 +20,24 @@ from bench import data, models, plan, registry, tables
 from bench.catalog import Catalog
 from bench.config import UserError
 from bench.device import choose_device, describe
-from bench.evaluate import Verdicts, evaluate
+from bench.evaluate import Crafted, Verdicts, check_transfer, craft, evaluate
 from bench.plan import Cell
 from bench.progress import Progress
-from bench.records import ErrorRecord, EvalRecord, Results, clear_error, provenance, write_error, write_eval
+from bench.records import (
+    ErrorRecord,
+    EvalRecord,
+    Results,
+    Source,
+    clear_error,
+    provenance,
+    training_of,
+    write_error,
+    write_eval,
+)
+from bench.spec import TableSpec
 from bench.train import Training
+
+CRAFTED_KEPT = 8  # sets of images that wait for their next network, in main memory
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,14 @@ class Summary:
     failures: list[str] = field(default_factory=list)
 
 
+class Wanted(NamedTuple):
+    """A training that a plan needs: the method in the table's TOML, the seed, and the run ids that are used."""
+
+    method: str
+    seed: int
+    run_ids: set[str]
+
+
 class TableRun:
     """One table: its plan, and the way to fill it. Raises UserError for names and settings that do not fit."""
 
@@ -62,8 +84,10 @@ class TableRun:
         catalog = Catalog(options.recipes, options.assignments)
         spec = plan.load_spec(table)
         setting = spec.choose_setting(options.dataset, options.arch)
-        self.recipes = {row.method: catalog.recipe(setting.recipe(row.method)) for row in spec.rows}
-        self.attacks = {column.attack: catalog.attack(setting.attack(column.attack)) for column in spec.columns}
+        self.recipes = {method: catalog.recipe(setting.recipe(method)) for method in spec.methods}
+        self.attacks = {name: catalog.attack(setting.attack(name)) for name in spec.attacks}
+        self._crafted: dict[tuple[str, str], tuple[Source, Crafted]] = {}
+        self._check_columns(spec)
         self.dataset = data.load(options.dataset or setting.dataset, options.data_dir)
         self.images = self.dataset.test.head(options.images or setting.images or len(self.dataset.test))
         self.plan = plan.make(
@@ -86,7 +110,8 @@ class TableRun:
         """What there is to do, cell by cell, without doing it."""
         lines = [f"{self.plan.title}; {self.dataset.source}; {self.plan.images} test images"]
         trained = [f"  train   {one}" for one in self._trainings() if self._missing_runs(one)]
-        attacked = [f"  attack  {cell.run_id}  {cell.eval_id}" for cell in self.plan.cells if self._open(cell)]
+        cells = [cell for group in self._attacks().values() for cell in group if self._open(cell)]
+        attacked = [f"  attack  {cell.run_id}  {cell.eval_id}" for cell in cells]
         return [*lines, *trained, *attacked, f"{len(trained)} trainings and {len(attacked)} attacks to do"]
 
     def execute(self) -> Summary:
@@ -95,48 +120,58 @@ class TableRun:
         summary = Summary()
         with Progress() as progress:
             progress.say(f"{self.plan.name}: {self.dataset.source}; {self.plan.images} test images")
-            for training_id, cells in self._trainings().items():
-                if self._missing_runs(training_id):
-                    done = self._train(cells[0], progress, summary)
-                    summary.trained += done
+            tried: set[str] = set()
+            for training_id, cells in self._attacks().items():
+                needed = dict.fromkeys(training_of(run_id) for cell in cells for run_id in cell.networks)
+                for missing in [one for one in needed if one not in tried and self._missing_runs(one)]:
+                    tried.add(missing)
+                    summary.trained += self._train(missing, progress, summary)
                 progress.begin(f"attacking {training_id}", len(cells))
                 for cell in cells:
                     if not self._open(cell):
                         summary.kept += 1
-                    elif self.results.run(cell.run_id).exists():
+                    elif all(self.results.run(run_id).exists() for run_id in cell.networks):
                         summary.attacked += self._attack(cell, progress, summary)
                     progress.advance()
         return summary
 
-    def _trainings(self) -> dict[str, list[Cell]]:
-        """The plan's cells by the training that makes their networks."""
-        found: dict[str, list[Cell]] = {}
+    def _trainings(self) -> dict[str, Wanted]:
+        """What the plan's networks come from, by training id; a network to craft on before those it is used against."""
+        found: dict[str, Wanted] = {}
         for cell in self.plan.cells:
-            found.setdefault(cell.training_id, []).append(cell)
+            for run_id, method in cell.networks.items():
+                found.setdefault(training_of(run_id), Wanted(method, cell.seed, set())).run_ids.add(run_id)
         return found
 
+    def _attacks(self) -> dict[str, list[Cell]]:
+        """The plan's cells by the training that makes their networks, one for each record."""
+        found: dict[str, dict[tuple[str, str], Cell]] = {}
+        for cell in self.plan.cells:
+            found.setdefault(cell.training_id, {}).setdefault((cell.run_id, cell.eval_id), cell)
+        return {training_id: list(cells.values()) for training_id, cells in found.items()}
+
     def _missing_runs(self, training_id: str) -> bool:
-        runs = {cell.run_id for cell in self._trainings()[training_id]}
-        return not all(self.results.run(run_id).exists() for run_id in runs)
+        return not all(self.results.run(run_id).exists() for run_id in self._trainings()[training_id].run_ids)
 
     def _open(self, cell: Cell) -> bool:
         """Whether the cell has no number yet."""
         return tables.find(self.plan, cell, self.results).state != tables.OK
 
-    def _train(self, cell: Cell, progress: Progress, summary: Summary) -> bool:
-        recipe = self.recipes[cell.method]
-        training = Training(recipe, self.dataset, self.plan.arch, cell.seed, self.device)
-        assert training.training_id == cell.training_id, "the plan and the training must agree on every setting"
+    def _train(self, training_id: str, progress: Progress, summary: Summary) -> bool:
+        method, seed, run_ids = self._trainings()[training_id]
+        training = Training(self.recipes[method], self.dataset, self.plan.arch, seed, self.device)
+        assert training.training_id == training_id, "the plan and the training must agree on every setting"
 
         def work() -> None:
             training.run(self.results, progress)
 
-        return self._guard(cell, None, work, f"training {cell.training_id}", summary)
+        return self._guard(min(run_ids), None, work, f"training {training_id}", summary)
 
     def _attack(self, cell: Cell, progress: Progress, summary: Summary) -> bool:
         def work() -> None:
             model, run = registry.load(self.results, cell.run_id)
             attack, _ = self.attacks[cell.column_attack]
+            source, crafted = (None, None) if cell.source_run_id is None else self._craft(cell.source_run_id, cell)
             verdicts = evaluate(
                 model.to(self.device),
                 attack,
@@ -145,13 +180,34 @@ class TableRun:
                 name=cell.attack,
                 batch_size=self.options.batch_size,
                 gradient_precision=self.options.gradient_precision,
+                crafted=crafted,
             )
-            write_eval(self.results, self._record(cell, verdicts, run.weights_sha256))
-            progress.say(f"{cell.row:8} {cell.column:8} {verdicts.summary}")
+            write_eval(self.results, self._record(cell, verdicts, run.weights_sha256, source))
+            named = cell.column if cell.at is None else cell.attack  # the summary is at the attack's own radius
+            progress.say(f"{cell.row:8} {named:8} {verdicts.summary}")
 
-        return self._guard(cell, cell.eval_id, work, f"{cell.row} / {cell.column}", summary)
+        return self._guard(cell.run_id, cell.eval_id, work, f"{cell.row} / {cell.column}", summary)
 
-    def _record(self, cell: Cell, verdicts: Verdicts, weights_sha256: str) -> EvalRecord:
+    def _craft(self, source_run_id: str, cell: Cell) -> tuple[Source, Crafted]:
+        """The cell's attack on another network: done once, kept for the other networks that it is judged on."""
+        key = (source_run_id, cell.column_attack)
+        if key not in self._crafted:
+            source, run = registry.load(self.results, source_run_id)
+            crafted = craft(
+                source.to(self.device),
+                check_transfer(cell.attack, self.attacks[cell.column_attack][0]),
+                self.images,
+                self.dataset.classes,
+                name=cell.attack,
+                batch_size=self.options.batch_size,
+                gradient_precision=self.options.gradient_precision,
+            )
+            while len(self._crafted) >= CRAFTED_KEPT:
+                del self._crafted[next(iter(self._crafted))]
+            self._crafted[key] = Source(source_run_id, run.weights_sha256), crafted
+        return self._crafted[key]
+
+    def _record(self, cell: Cell, verdicts: Verdicts, weights_sha256: str, source: Source | None) -> EvalRecord:
         attack, resolved = self.attacks[cell.column_attack]
         return EvalRecord(
             run_id=cell.run_id,
@@ -167,9 +223,22 @@ class TableRun:
             cost=verdicts.cost,
             provenance=provenance(describe(self.device), torch.get_num_threads()),
             images=verdicts.table,
+            source=source,
         )
 
-    def _guard(self, cell: Cell, eval_id: str | None, work: Callable[[], None], what: str, summary: Summary) -> bool:
+    def _check_columns(self, spec: TableSpec) -> None:
+        """Raises UserError for an attack that cannot do what its column asks."""
+        for column in spec.columns:
+            attack, _ = self.attacks.get(column.attack, (None, {}))
+            if column.source:
+                check_transfer(column.attack, attack)
+            if column.at is not None and not (attack and attack.closest):
+                raise UserError(
+                    f"column {column.label!r} reads {column.attack!r} at another radius, but that is no minimal-norm "
+                    "attack, whose distances would say; ddn, deepfool and fab-t are some"
+                )
+
+    def _guard(self, run_id: str, eval_id: str | None, work: Callable[[], None], what: str, summary: Summary) -> bool:
         """Do the work of one cell; a failure is recorded with its reason and the rest goes on."""
         try:
             work()
@@ -178,10 +247,10 @@ class TableRun:
         except Exception as error:  # whatever breaks in one cell must not cost the others, and is never a number
             reason = f"{type(error).__name__}: {error}"
             where = provenance(describe(self.device), torch.get_num_threads())
-            write_error(self.results, ErrorRecord(cell.run_id, eval_id, reason, traceback.format_exc(), where))
+            write_error(self.results, ErrorRecord(run_id, eval_id, reason, traceback.format_exc(), where))
             summary.failures.append(f"{what}: {reason}")
             return False
-        clear_error(self.results, cell.run_id, eval_id)
+        clear_error(self.results, run_id, eval_id)
         return True
 
 

@@ -26,10 +26,41 @@ class Row:
 
 @dataclass(frozen=True)
 class Column:
-    """One attack of a table, by the name it has without a profile; "clean" is none."""
+    """One attack of a table, or what is made of the columns before it: of attack, union and mean it has one.
+
+    attack: by the name it has without a profile; "clean" is none. source, source_member: the attack is crafted on
+    this method's network (member as in Row; the row's seed and checkpoint) and judged on the row's. at: the verdict
+    is read at this radius, in the norm's image units, off the distances in the record of a minimal-norm attack,
+    which is not run again. union: labels of columns; an image counts if it counts in each. mean: labels of columns;
+    their plain mean. published: the column's name in the reference file, where that is not the attack's.
+    Raises ValueError.
+    """
 
     label: str
-    attack: str
+    attack: str = ""
+    source: str = ""
+    source_member: int = 0
+    at: float | None = None
+    union: tuple[str, ...] = ()
+    mean: tuple[str, ...] = ()
+    published: str = ""
+
+    def __post_init__(self) -> None:
+        if sum(bool(kind) for kind in (self.attack, self.union, self.mean)) != 1:
+            raise ValueError(f"column {self.label!r} needs one of attack, union and mean")
+        if (self.source or self.at is not None) and self.attack in ("", CLEAN):
+            raise ValueError(f"column {self.label!r}: source and at go with an attack")
+        if self.source_member < 0 or (self.source_member and not self.source):
+            raise ValueError(f"column {self.label!r}: source_member is a network of a source, from 0")
+        if self.at is not None and self.at < 0:
+            raise ValueError(f"column {self.label!r}: at = {self.at:g} is no radius")
+        if len(self.parts) == 1 or len(set(self.parts)) < len(self.parts):
+            raise ValueError(f"column {self.label!r} is made of at least two columns, each once")
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Labels of the columns that this one is made of."""
+        return self.union or self.mean
 
 
 @dataclass(frozen=True)
@@ -82,6 +113,23 @@ class TableSpec:
                 raise ValueError(f"a table needs {what}s, each with a label of its own")
         if not self.settings or not all(s.seeds for s in self.settings):
             raise ValueError("a table needs at least one setting, and each setting a seed")
+        before: set[str] = set()
+        for column in self.columns:
+            if unknown := [part for part in column.parts if part not in before]:
+                raise ValueError(
+                    f"column {column.label!r} is made of {unknown[0]!r}, which is no union and no attack before it"
+                )
+            before |= set() if column.mean else {column.label}
+
+    @property
+    def methods(self) -> list[str]:
+        """Every method whose networks the table needs, as its rows or to craft on."""
+        return list(dict.fromkeys([row.method for row in self.rows] + [c.source for c in self.columns if c.source]))
+
+    @property
+    def attacks(self) -> list[str]:
+        """Every attack that the table needs."""
+        return list(dict.fromkeys(column.attack for column in self.columns if column.attack))
 
     def choose_setting(self, dataset: str | None = None, arch: str | None = None) -> Setting:
         """The first setting that fits. Raises UserError."""

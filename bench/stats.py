@@ -25,10 +25,10 @@ class Share(NamedTuple):
     high: float
 
 
-def wilson(successes: float, n: int, level: float = LEVEL) -> tuple[float, float]:
+def wilson(successes: float, n: float, level: float = LEVEL) -> tuple[float, float]:
     """Interval (low, high) of a binomial share, Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953.
 
-    successes may be fractional (a mean over seeds). Raises ValueError.
+    successes and n may be fractional (a mean over seeds; an effective size). Raises ValueError.
     """
     if not 0 <= successes <= n or n < 1 or not 0 < level < 1:
         raise ValueError(f"no share: {successes} of {n} at level {level}")
@@ -39,14 +39,23 @@ def wilson(successes: float, n: int, level: float = LEVEL) -> tuple[float, float
     return (0.0 if successes == 0 else middle - half), (1.0 if successes == n else middle + half)
 
 
-def share(robust: ArrayLike, level: float = LEVEL) -> Share:
-    """robust [n] bool, one network -> its share and Wilson interval."""
-    flags = np.asarray(robust, dtype=bool)
-    return Share(flags.size, float(flags.mean()), *wilson(int(flags.sum()), flags.size, level))
+def _effective_size(robust: NDArray[np.bool_]) -> float:
+    """robust [n, k] bool, k columns on the same n images -> how many binomial draws know as much of the mean of all.
+
+    n times p (1 - p) over the variance of the images' own means: n where the columns agree, up to k n where they know
+    nothing of each other, and no more than that. Wilson's interval with such a size is recommended by Franco et al.
+    2019, https://pmc.ncbi.nlm.nih.gov/articles/PMC6690503.
+    """
+    n, columns = robust.shape
+    binomial = float(robust.mean() * (1 - robust.mean()))
+    ratio = float(robust.mean(1).var()) / binomial if binomial else 1.0  # all alike: nothing is known of the columns
+    return n / min(1.0, max(ratio, 1 / columns))
 
 
 def over_seeds(robust: ArrayLike, level: float = LEVEL) -> tuple[Share, float | None]:
     """robust [S, n] bool, S networks on the same n images -> mean share, and spread (None for one seed).
+
+    robust [S, n, k] is the plain mean of k columns: an image then has a share of its own.
 
     The spread is the sample standard deviation (S - 1) of the S shares. The interval is for new seeds and
     new images. Variance of the mean = spread^2 / S + (variance over images of the mean over seeds) / n, the
@@ -56,14 +65,15 @@ def over_seeds(robust: ArrayLike, level: float = LEVEL) -> tuple[Share, float | 
     interval of the mean, which stays honest near 0 and 1.
     """
     flags: NDArray[np.bool_] = np.atleast_2d(np.asarray(robust, dtype=bool))
-    seeds, n = flags.shape
+    flags = flags.reshape(*flags.shape[:2], -1)
+    seeds, n, columns = flags.shape
+    shares, size = flags.mean((1, 2)), _effective_size(flags.reshape(seeds * n, columns)) / seeds
+    low, high = wilson(int(flags.sum()) / (seeds * columns) * (size / n), size, level)
     if seeds == 1:
-        return share(flags[0], level), None
-    shares = flags.mean(1)
+        return Share(n, float(shares[0]), low, high), None
     spread = float(shares.std(ddof=1))
-    low, high = wilson(float(shares.mean()) * n, n, level)
     from_seeds = spread**2 / seeds
-    from_images = float(flags.mean(0).var(ddof=1)) / n if n > 1 else 0.0
+    from_images = float(flags.mean((0, 2)).var(ddof=1)) / n if n > 1 else 0.0
     variance = from_seeds + from_images
     if variance > 0:
         freedom = variance**2 / (from_seeds**2 / (seeds - 1) + from_images**2 / max(n - 1, 1))

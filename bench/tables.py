@@ -2,24 +2,26 @@
 no number.
 
 Per-image verdicts are joined late: only records of the plan's own images and of the registered weights
-count.
+count. Unions and means of columns are made here, image by image; they have no records of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from bench.config import UserError
 from bench.plan import Cell, Plan
-from bench.records import EvalRecord, Results, read_error, read_eval, read_run
-from bench.stats import Share, over_seeds
+from bench.records import DISTANCES, EvalRecord, Results, Source, beyond, read_error, read_eval, read_run
+from bench.stats import over_seeds
 
 COLUMNS = [
     "table", "row", "column", "seeds", "n", "accuracy", "low", "high", "seed_spread",
-    "state", "error", "run_ids",
+    "state", "error", "run_ids", "broken_by",
 ]  # fmt: skip
 OK, MISSING, STALE, ERROR = WORST = ("ok", "missing", "stale", "error")
 
@@ -29,44 +31,72 @@ class Found(NamedTuple):
 
     state: str
     reason: str
+    run_id: str
     record: EvalRecord | None = None
+
+
+class Broken(NamedTuple):
+    """Part of a union. first: images that are right until this part, in the order of the list, breaks them.
+    only: those of them that no other part breaks. Counted over images and seeds.
+    """
+
+    part: str
+    first: int
+    only: int
 
 
 def table(plan: Plan, results: Results) -> pd.DataFrame:
     """One line per cell, in the plan's order, the columns of COLUMNS; shares in [0, 1], n in images.
 
-    state: "ok", or "missing", "error", "stale", and then there are no numbers and `error` says why. Raises
-    UserError for a broken record.
+    state: "ok", or "missing", "error", "stale", and then there are no numbers and `error` says why. broken_by: for
+    a union a list of Broken. Raises UserError for a broken record.
     """
     lines = []
-    for row in plan.rows:
+    for row in plan.rows:  # one at a time: a table's records may not fit into memory together
+        found: dict[str, list[Found]] = {}
+        for cell in plan.cells:
+            if cell.row == row:
+                found.setdefault(cell.column, []).append(find(plan, cell, results))
         for column in plan.columns:
-            cells = [cell for cell in plan.cells if (cell.row, cell.column) == (row, column)]
-            lines.append(_line(plan, cells, [find(plan, cell, results) for cell in cells]))
+            lines.append(_line(plan, row, column, {one: found[one] for one in plan.attacked(column)}))
     frame = pd.DataFrame(lines, columns=COLUMNS)
     shares = dict.fromkeys(("accuracy", "low", "high", "seed_spread"), "float64")
     frame = frame.astype({"seeds": "int64", "n": "Int64"} | shares)
-    frame["error"] = pd.Series([line["error"] for line in lines], dtype=object)  # None stays None
+    for name in ("error", "broken_by"):
+        frame[name] = pd.Series([line.get(name) for line in lines], dtype=object)  # None stays None
     return frame
 
 
 def find(plan: Plan, cell: Cell, results: Results) -> Found:
-    """The record of one cell and seed. Raises UserError for a broken record."""
+    """The record of one cell and seed, judged at the cell's radius. Raises UserError for a broken record."""
     where = f"{cell.row} / {cell.column}, seed {cell.seed}"
-    trained, attacked = results.run(cell.run_id).exists(), results.eval(cell.run_id, cell.eval_id).exists()
-    if not (trained and attacked):
-        if failed := read_error(results, cell.run_id, cell.eval_id if trained else None):
-            return Found(ERROR, f"{where}: {failed.reason}")
-        lacking = f"record {cell.eval_id} of {cell.run_id}" if trained else f"trained network {cell.run_id}"
-        return Found(MISSING, f"{where}: there is no {lacking}")
+
+    def lacking(state: str, reason: str) -> Found:
+        return Found(state, f"{where}: {reason}", cell.run_id)
+
+    for run_id in cell.networks:
+        if not results.run(run_id).exists():
+            if failed := read_error(results, run_id, None):
+                return lacking(ERROR, failed.reason)
+            return lacking(MISSING, f"there is no trained network {run_id}")
+    if not results.eval(cell.run_id, cell.eval_id).exists():
+        if failed := read_error(results, cell.run_id, cell.eval_id):
+            return lacking(ERROR, failed.reason)
+        return lacking(MISSING, f"there is no record {cell.eval_id} of {cell.run_id}")
     record = read_eval(results, cell.run_id, cell.eval_id)
-    if record.weights_sha256 != read_run(results, cell.run_id).weights_sha256:
-        return Found(STALE, f"{where}: the record is of other weights than {cell.run_id} has now")
-    if record.images_sha256 != plan.images_sha256:
-        return Found(STALE, f"{where}: the record is of other images than the plan's")
-    if len(record.images) != plan.images:
-        return Found(STALE, f"{where}: the record has {len(record.images)} images, the plan {plan.images}")
-    return Found(OK, "", record)
+    if problem := _stale(plan, cell, record, results):
+        return lacking(STALE, problem)
+    return Found(OK, "", cell.run_id, record if cell.at is None else judge_at(record, cell.at))
+
+
+def judge_at(record: EvalRecord, eps: float) -> EvalRecord:
+    """The record of a minimal-norm attack as if its radius had been eps: the distances decide. Raises UserError."""
+    if record.norm.lower() not in DISTANCES:
+        raise UserError(f"{record.eval_id} of {record.run_id} has norm {record.norm!r}, which has no radius to choose")
+    images = record.images
+    held = (images["adversarial_prediction"] == images["label"]) | beyond(images, record.norm, eps)
+    robust = (images["clean_prediction"] == images["label"]) & held
+    return replace(record, eps=eps, images=images.assign(robust=robust))
 
 
 def union_robust(records: Sequence[EvalRecord]) -> pd.Series:
@@ -86,33 +116,66 @@ def union_robust(records: Sequence[EvalRecord]) -> pd.Series:
     return pd.concat(verdicts, axis=1).all(axis=1).rename("robust")
 
 
-def _line(plan: Plan, cells: Sequence[Cell], found: Sequence[Found]) -> dict[str, object]:
-    """One cell over its seeds. Numbers only when every seed has its record: a mean of some seeds is another
-    number.
+def _stale(plan: Plan, cell: Cell, record: EvalRecord, results: Results) -> str | None:
+    """Why a record is not the cell's, or None."""
+    if record.weights_sha256 != read_run(results, cell.run_id).weights_sha256:
+        return f"the record is of other weights than {cell.run_id} has now"
+    if cell.source_run_id is not None:
+        source = read_run(results, cell.source_run_id)
+        if record.source != Source(source.run_id, source.weights_sha256):
+            return f"the record was crafted on other weights than {cell.source_run_id} has now"
+    if record.images_sha256 != plan.images_sha256:
+        return "the record is of other images than the plan's"
+    if len(record.images) != plan.images:
+        return f"the record has {len(record.images)} images, the plan {plan.images}"
+    return None
+
+
+def _line(plan: Plan, row: str, column: str, found: Mapping[str, Sequence[Found]]) -> dict[str, object]:
+    """One cell over its seeds. found: for each attacked column that it is made of, one Found per seed.
+
+    Numbers only when every seed has its records: a mean of some seeds is another number.
     """
-    first = cells[0]
+    every = [one for seeds in found.values() for one in seeds]
     line: dict[str, object] = {
         "table": plan.name,
-        "row": first.row,
-        "column": first.column,
-        "seeds": len(cells),
-        "state": max((one.state for one in found), key=WORST.index),
-        "error": "; ".join(one.reason for one in found if one.reason) or None,
-        "run_ids": ";".join(cell.run_id for cell in cells),
+        "row": row,
+        "column": column,
+        "seeds": len(plan.seeds),
+        "state": max((one.state for one in every), key=WORST.index),
+        "error": "; ".join(one.reason for one in every if one.reason) or None,
+        "run_ids": ";".join(dict.fromkeys(one.run_id for one in every)),
     }
-    records = [one.record for one in found if one.record is not None]
-    if line["state"] == OK:
-        value, spread = _mean(records)
-        line |= {"n": value.n, "accuracy": value.value, "low": value.low, "high": value.high}
-        line["seed_spread"] = spread
+    if line["state"] != OK:
+        if column not in found:  # the reasons stand with the columns it is made of
+            without = [name for name, seeds in found.items() if any(one.state != OK for one in seeds)]
+            line["error"] = f"{row} / {column}: no number for {', '.join(without)}"
+        return line
+    value, spread = over_seeds(_verdicts(plan, plan.means.get(column, [column]), found))
+    line |= {"n": value.n, "accuracy": value.value, "low": value.low, "high": value.high, "seed_spread": spread}
+    if column in plan.unions:
+        line["broken_by"] = _broken_by(plan, plan.unions[column], found)
     return line
 
 
-def _mean(records: Sequence[EvalRecord]) -> tuple[Share, float | None]:
-    """Over seeds, image by image. Raises UserError when the image ids differ."""
-    verdicts = [record.images.set_index("image")["robust"] for record in records]
+def _verdicts(plan: Plan, columns: Sequence[str], found: Mapping[str, Sequence[Found]]) -> np.ndarray:
+    """[seeds, images, columns] bool, in the same order of images everywhere. Raises UserError when the ids differ."""
+    verdicts = []
+    for seed in range(len(plan.seeds)):
+        for column in columns:
+            records = [found[one][seed].record for one in plan.attacked(column)]
+            verdicts.append(union_robust([record for record in records if record is not None]).sort_index())
     joined = pd.concat(verdicts, axis=1)
     if len(joined) != len(verdicts[0]) or joined.isna().any(axis=None):
-        names = ", ".join(record.run_id for record in records)
+        names = ", ".join(dict.fromkeys(one.run_id for seeds in found.values() for one in seeds))
         raise UserError(f"seeds of one cell on different images: {names}")
-    return over_seeds(joined.to_numpy(dtype=bool).T)
+    return joined.to_numpy(dtype=bool).reshape(len(joined), len(plan.seeds), len(columns)).swapaxes(0, 1)
+
+
+def _broken_by(plan: Plan, parts: Sequence[str], found: Mapping[str, Sequence[Found]]) -> list[Broken]:
+    """Which part of a union broke the images that are right without an attack."""
+    records = [one.record.images.sort_values("image") for one in next(iter(found.values())) if one.record is not None]
+    right = np.stack([(images["clean_prediction"] == images["label"]).to_numpy() for images in records])
+    broken = right[..., None] & ~_verdicts(plan, parts, found)
+    first, only = broken & (broken.cumsum(-1) == 1), broken & (broken.sum(-1, keepdims=True) == 1)
+    return [Broken(part, int(first[..., k].sum()), int(only[..., k].sum())) for k, part in enumerate(parts)]

@@ -1,12 +1,14 @@
-"""PGD side by side in one run: ours, foolbox, torchattacks, and the bare cost of the passes without any attack.
+"""Attacks side by side in one run: ours, foolbox, torchattacks, pyautoattack, and the bare cost of gradient passes.
 
-    python benchmarks/attack_speed.py --arch resnet8 --images 256 --steps 20 100
+    python benchmarks/attack_speed.py --arch resnet8 --images 256             # PGD-20 and PGD-100
+    python benchmarks/attack_speed.py --arch resnet8 --images 128 --all       # every attack that a library has too
 
 Images: CIFAR-10 from --data-dir or BENCH_DATA where there is one, otherwise digits. The network is trained here for a
-little while with AT, and the radius is then bisected so that its robust accuracy under PGD is about one half. All take
-turns (A B C A B C ...) in random order; medians are printed, and ratios pair by pair. The bare rate is
-autograd.grad of the cross-entropy with respect to the images, as many passes, in the same batches. Needs the `peers`
-extra.
+little while with AT, and each radius is then bisected so that about half of the images stand. All take turns (A B C A
+B C ...); medians of seconds are printed, and ratios turn by turn. Libraries run through their adapters on the same
+images, in batches of the size that ours has. "bare" is autograd.grad of the cross-entropy with respect to images, as
+many passes as the attack makes without early stop. Strength: robust accuracy, or the median distance of a
+minimal-norm attack; both are judged on the model itself.
 """
 
 from __future__ import annotations
@@ -17,13 +19,17 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from attacks.contract import ThreatModel
+from attacks import ATTACKS
+from attacks.contract import Attack, ThreatModel
 from attacks.noise import Noise
+from attacks.norms import distance
 from attacks.pgd import PGD
 from attacks.target import Target, default_batch_size
 from bench import data, models
@@ -33,35 +39,67 @@ from trainers.contract import Inner
 from trainers.loop import Schedule, fit
 
 Run = Callable[[], Tensor]
+Runs = dict[str, Run]
+LIBRARIES = ("foolbox", "torchattacks", "pyautoattack")
 
 
-def problem(arch: str, count: int, data_dir: str | None, train_images: int) -> tuple[nn.Module, Tensor, Tensor]:
-    """A slightly robust network, and `count` test images that it gets right."""
-    dataset = data.load("cifar10" if data_dir else "digits", data_dir)
-    network = models.create(arch, dataset.image_shape, dataset.classes, seed=0)
-    cpu = torch.device("cpu")
-    train = _split(dataset.train.head(min(train_images, len(dataset.train))), cpu)
-    method = AT(Inner(eps=4 / 255 if data_dir else 0.1, steps=2, step=3 / 255 if data_dir else 0.06))
-    schedule = Schedule(epochs=2, batch_size=64, lr=0.05, kind="cyclic", augment=False, validation_steps=1)
-    fit(method, [network], train, _split(dataset.validation.head(64), cpu), schedule, 0)
-    logits = Target(network).logits(dataset.test.x)
-    right = (logits.argmax(1) == dataset.test.y).nonzero().squeeze(1)[:count]
-    return network, dataset.test.x[right], dataset.test.y[right]
+class Problem:
+    """A slightly robust network, `count` test images that it gets right, and radii that about half of them survive."""
 
+    def __init__(self, arch: str, count: int, data_dir: str | None, train_images: int) -> None:
+        dataset = data.load("cifar10" if data_dir else "digits", data_dir)
+        self.network = models.create(arch, dataset.image_shape, dataset.classes, seed=0)
+        cpu = torch.device("cpu")
+        train = _split(dataset.train.head(min(train_images, len(dataset.train))), cpu)
+        method = AT(Inner(eps=4 / 255 if data_dir else 0.1, steps=2, step=3 / 255 if data_dir else 0.06))
+        schedule = Schedule(epochs=2, batch_size=64, lr=0.05, kind="cyclic", augment=False, validation_steps=1)
+        fit(method, [self.network], train, _split(dataset.validation.head(64), cpu), schedule, 0)
+        logits = Target(self.network).logits(dataset.test.x)
+        right = (logits.argmax(1) == dataset.test.y).nonzero().squeeze(1)[:count]
+        self.x, self.y = dataset.test.x[right], dataset.test.y[right]
+        self.quick = models.quick(self.network)
+        self.eps = {norm: self._half(norm, most) for norm, most in (("Linf", 0.3), ("L2", 10.0), ("L1", 200.0))}
 
-def half_robust_radius(network: nn.Module, x: Tensor, y: Tensor) -> float:
-    """The Linf radius at which PGD-20 leaves about half of the images."""
-    low, high = 0.0, 0.3
-    for _ in range(8):
-        eps = (low + high) / 2
-        fooled = ours(network, x, y, eps, 20, "float32", "first")()
-        low, high = (low, eps) if (Target(network).logits(fooled).argmax(1) == y).double().mean() < 0.5 else (eps, high)
-    return (low + high) / 2
+    def _half(self, norm: str, high: float) -> float:
+        """The radius at which PGD-20 leaves about half of the images."""
+        low = 0.0
+        for _ in range(8):
+            eps = (low + high) / 2
+            fooled = self.ours(PGD(ThreatModel(norm, eps), 20, eps / 8))()
+            low, high = (low, eps) if float(self.standing(fooled)) < 0.5 else (eps, high)
+        return (low + high) / 2
 
+    def standing(self, x_adv: Tensor) -> Tensor:
+        """Share of images that the network itself still gets right."""
+        return (Target(self.network).logits(x_adv).argmax(1) == self.y).double().mean()
 
-def ours(network: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, precision: str, stop: str) -> Run:
-    attack = PGD(ThreatModel("Linf", eps), steps, step_of(eps, steps), stop=stop)
-    return lambda: attack(Target(network, None, precision), x, y, Noise(0, torch.arange(len(x))))
+    def ours(self, attack: Attack, precision: str = "float32", quick: bool = True) -> Run:
+        noise, copy = Noise(0, torch.arange(len(self.x))), self.quick if quick else None
+        return lambda: attack(Target(self.network, None, precision, quick=copy), self.x, self.y, noise)
+
+    def bare(self, passes: int) -> Run:
+        """As many forward and backward passes, and nothing else."""
+        size = default_batch_size(self.x)
+
+        def run() -> Tensor:
+            for _ in range(passes):
+                for rows in range(0, len(self.x), size):
+                    variable = self.x[rows : rows + size].detach().requires_grad_(True)
+                    loss = F.cross_entropy(self.network(variable), self.y[rows : rows + size], reduction="sum")
+                    torch.autograd.grad(loss, variable)
+            return self.x
+
+        return run
+
+    def peer(self, library: str, norm: str, name: str, **settings: Any) -> Run:
+        """An attack of a library, in batches of the size that ours has."""
+        threat, size = ThreatModel(norm, self.eps[norm]), default_batch_size(self.x)
+        if library == "pyautoattack":
+            return self.ours(ATTACKS[library](threat, batch=size, **settings), quick=False)
+        return self.ours(ATTACKS[library](threat, name, settings, batch=size), quick=False)
+
+    def attack(self, kind: str, norm: str, **settings: Any) -> Attack:
+        return ATTACKS[kind](ThreatModel(norm, self.eps[norm]), **settings)
 
 
 def step_of(eps: float, steps: int) -> float:
@@ -69,88 +107,152 @@ def step_of(eps: float, steps: int) -> float:
     return eps * 0.003 / (8 / 255) * max(1.0, 20 / steps)
 
 
-def bare(network: nn.Module, x: Tensor, y: Tensor, steps: int) -> Run:
-    """As many forward and backward passes as PGD without early stop, and nothing else."""
-    size = default_batch_size(x)
-
-    def run() -> Tensor:
-        for _ in range(steps):
-            for rows in range(0, len(x), size):
-                variable = x[rows : rows + size].detach().requires_grad_(True)
-                loss = F.cross_entropy(network(variable), y[rows : rows + size], reduction="sum")
-                torch.autograd.grad(loss, variable)
-        return x
-
-    return run
-
-
-def foolbox_pgd(network: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int) -> Run:
-    import foolbox
-
-    model = foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu")
-    attack = foolbox.attacks.LinfPGD(abs_stepsize=step_of(eps, steps), steps=steps, random_start=True)
-    size = default_batch_size(x)
-
-    def run() -> Tensor:
-        parts = zip(x.split(size), y.split(size), strict=True)
-        return torch.cat([attack(model, images, labels, epsilons=eps)[1] for images, labels in parts])
-
-    return run
+def pgd_rows(p: Problem, steps: int) -> Runs:
+    """PGD in Linf, everywhere with the same step."""
+    eps = p.eps["Linf"]
+    step = step_of(eps, steps)
+    attack = p.attack("pgd", "Linf", steps=steps, step=step)
+    return {
+        "bare passes": p.bare(steps),
+        "ours, plain model, every image to the end": p.ours(replace(attack, stop="last"), quick=False),
+        "ours, plain model": p.ours(attack, quick=False),
+        "ours": p.ours(attack),
+        "ours, bf16 gradients": p.ours(attack, "bfloat16"),
+        "foolbox": p.peer("foolbox", "Linf", "LinfPGD", abs_stepsize=step, steps=steps, random_start=True),
+        "torchattacks": p.peer("torchattacks", "Linf", "PGD", alpha=step, steps=steps, random_start=True),
+    }
 
 
-def torchattacks_pgd(network: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int) -> Run:
-    import torchattacks
+def all_rows(p: Problem) -> dict[str, Runs]:
+    """Every attack that a library has too, at equal settings where both have them."""
+    linf, l2 = p.eps["Linf"], p.eps["L2"]
 
-    attack = torchattacks.PGD(network, eps=eps, alpha=step_of(eps, steps), steps=steps, random_start=True)
-    size = default_batch_size(x)
-    return lambda: torch.cat([attack(*pair) for pair in zip(x.split(size), y.split(size), strict=True)])
+    def row(ours: Attack, **peers: Run) -> Runs:
+        return {"ours": p.ours(ours), "ours, bf16 gradients": p.ours(ours, "bfloat16")} | peers
+
+    step = step_of(linf, 100)
+    return {
+        "FGSM": row(
+            p.attack("fgsm", "Linf"),
+            foolbox=p.peer("foolbox", "Linf", "LinfFastGradientAttack"),
+            torchattacks=p.peer("torchattacks", "Linf", "FGSM"),
+        ),
+        "PGD-100": row(
+            p.attack("pgd", "Linf", steps=100, step=step),
+            foolbox=p.peer("foolbox", "Linf", "LinfPGD", abs_stepsize=step, steps=100),
+            torchattacks=p.peer("torchattacks", "Linf", "PGD", alpha=step, steps=100),
+        ),
+        "PGD-50 L2": row(
+            p.attack("pgd", "L2", steps=50, step=l2 / 10),
+            foolbox=p.peer("foolbox", "L2", "L2PGD", abs_stepsize=l2 / 10, steps=50),
+            torchattacks=p.peer("torchattacks", "L2", "PGDL2", alpha=l2 / 10, steps=50),
+        ),
+        "MIM-10": row(
+            p.attack("mim", "Linf", steps=10, step=linf / 5),
+            torchattacks=p.peer("torchattacks", "Linf", "MIFGSM", alpha=linf / 5, steps=10, decay=1.0),
+        ),
+        "APGD-CE": row(
+            p.attack("apgd", "Linf"),
+            torchattacks=p.peer("torchattacks", "Linf", "APGD", steps=100, loss="ce"),
+        ),
+        "APGD-T": row(
+            p.attack("apgd", "Linf", targets=9),
+            torchattacks=p.peer("torchattacks", "Linf", "APGDT", steps=100),
+        ),
+        "AutoAttack": row(p.attack("autoattack", "Linf"), pyautoattack=p.peer("pyautoattack", "Linf", "")),
+        "DDN-100": row(
+            p.attack("ddn", "L2", steps=100),
+            foolbox=p.peer("foolbox", "L2", "DDNAttack", steps=100, init_epsilon=1.0, gamma=0.05),
+        ),
+        "DeepFool": row(
+            p.attack("deepfool", "L2"),
+            foolbox=p.peer("foolbox", "L2", "L2DeepFoolAttack", steps=100, candidates=10),
+            torchattacks=p.peer("torchattacks", "L2", "DeepFool", steps=100),
+        ),
+        "C&W L2": row(
+            p.attack("cw-l2", "L2"),
+            foolbox=p.peer(
+                "foolbox", "L2", "L2CarliniWagnerAttack", steps=200, stepsize=0.025, binary_search_steps=5,
+                initial_const=0.01, abort_early=False,
+            ),
+        ),
+        "salt-and-pepper": row(
+            p.attack("salt-and-pepper", "L1"),
+            foolbox=p.peer("foolbox", "L1", "SaltAndPepperNoiseAttack", steps=1000),
+        ),
+        "pointwise L1": row(p.attack("pointwise", "L1"), foolbox=p.peer("foolbox", "L1", "PointwiseAttack")),
+        "boundary-1000": row(
+            p.attack("boundary", "L2", steps=1000),
+            foolbox=p.peer("foolbox", "L2", "BoundaryAttack", steps=1000),
+        ),
+    }  # fmt: skip
 
 
-def compare(runs: dict[str, Run], repeats: int) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
-    """Seconds of each, taking turns, and the images of the last turn."""
+def compare(runs: Runs, repeats: int) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
+    """Seconds of each, taking turns, and the images of the last turn. With several turns the first only warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     images: dict[str, Tensor] = {}
-    for turn in range(repeats + 1):
+    for turn in range(repeats + (repeats > 1)):
         for name, run in runs.items():
             started = time.perf_counter()
             images[name] = run()
-            if turn:  # the first turn warms up
+            if turn or repeats == 1:
                 seconds[name].append(time.perf_counter() - started)
     return seconds, images
 
 
+def report(p: Problem, title: str, runs: Runs, repeats: int, norm: str, closest: bool, passes: int | None) -> None:
+    """One block: a line for each contender."""
+    seconds, images = compare(runs, repeats)
+    peers = [seconds[name] for name in runs if name in LIBRARIES]
+    best = [min(turn) for turn in zip(*peers, strict=True)] if peers else None
+    against = "median " + norm if closest else "robust accuracy"
+    print(f"\n{title:44} seconds {'passes/s  x bare' if passes else '':16} x best peer {against:>16}")
+    for name, times in seconds.items():
+        line = f"{name:44} {statistics.median(times):7.2f} "
+        if passes:
+            rate = statistics.median(b / t for b, t in zip(seconds["bare passes"], times, strict=True))
+            line += f"{len(p.x) * passes / statistics.median(times):8.0f} {rate:7.2f} "
+        else:
+            line += " " * 17
+        faster = statistics.median(b / t for b, t in zip(best, times, strict=True)) if best else float("nan")
+        print(f"{line}{faster:11.2f} {strength(p, images[name], norm, closest):16.4f}", flush=True)
+
+
+def strength(p: Problem, x_adv: Tensor, norm: str, closest: bool) -> float:
+    """Share of images that stand, or the median over images of the distance (infinite where nothing was found)."""
+    if not closest:
+        inside = ThreatModel(norm, p.eps[norm] * (1 + 1e-5)).contains(p.x, x_adv)
+        return float(p.standing(torch.where(inside[:, None, None, None], x_adv, p.x)))
+    fooled = Target(p.network).logits(x_adv).argmax(1) != p.y
+    return float(torch.where(fooled, distance(norm, p.x, x_adv), torch.inf).median())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", default="cnn-a")
+    parser.add_argument("--arch", default="resnet8")
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--steps", type=int, nargs="+", default=[20, 100])
+    parser.add_argument("--all", action="store_true", help="every attack instead of PGD")
+    parser.add_argument("--only", nargs="+", help="rows of --all")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--train-images", type=int, default=4000)
     parser.add_argument("--data-dir", default=os.environ.get("BENCH_DATA"))
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    network, x, y = problem(options.arch, options.images, options.data_dir, options.train_images)
-    eps = half_robust_radius(network, x, y)
-    where = f"Linf {eps * 255:.2f}/255, {torch.get_num_threads()} threads"
-    print(f"{options.arch}, {len(x)} images of {tuple(x.shape[1:])}, {where}")
-    for steps in options.steps:
-        runs = {
-            "bare passes": bare(network, x, y, steps),
-            "ours, every image to the end": ours(network, x, y, eps, steps, "float32", "last"),
-            "ours": ours(network, x, y, eps, steps, "float32", "first"),
-            "ours, bf16 gradients": ours(network, x, y, eps, steps, "bfloat16", "first"),
-            "foolbox": foolbox_pgd(network, x, y, eps, steps),
-            "torchattacks": torchattacks_pgd(network, x, y, eps, steps),
-        }
-        seconds, images = compare(runs, options.repeats)
-        print(f"\nPGD-{steps}{'':22} seconds  passes/s  x bare rate  x faster than the best peer  robust accuracy")
-        for name, times in seconds.items():
-            robust = float((Target(network).logits(images[name]).argmax(1) == y).double().mean())
-            rate = statistics.median(b / t for b, t in zip(seconds["bare passes"], times, strict=True))
-            best = [min(pair) for pair in zip(seconds["foolbox"], seconds["torchattacks"], strict=True)]
-            faster = statistics.median(p / t for p, t in zip(best, times, strict=True))
-            passes = len(x) * steps / statistics.median(times)
-            print(f"{name:29} {statistics.median(times):7.2f} {passes:9.0f} {rate:12.2f} {faster:27.2f} {robust:17.4f}")
+    p = Problem(options.arch, options.images, options.data_dir, options.train_images)
+    radii = ", ".join(f"{norm} {eps:.4g}" for norm, eps in p.eps.items())
+    print(f"{options.arch}, {len(p.x)} images of {tuple(p.x.shape[1:])}, {radii}, {torch.get_num_threads()} threads")
+    if not (options.all or options.only):
+        for steps in options.steps:
+            report(p, f"PGD-{steps}", pgd_rows(p, steps), options.repeats, "Linf", False, steps)
+        return
+    for title, runs in all_rows(p).items():
+        if not options.only or title in options.only:
+            closest = title in ("DDN-100", "DeepFool", "C&W L2", "salt-and-pepper", "pointwise L1", "boundary-1000")
+            norm = "L2" if "L2" in title or title in ("DDN-100", "DeepFool", "boundary-1000") else "Linf"
+            norm = "L1" if title in ("salt-and-pepper", "pointwise L1") else norm
+            report(p, title, runs, options.repeats, norm, closest, None)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,22 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def short_autoattack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyautoattack with a twentieth of its steps: what its adapter promises does not depend on how many there are."""
+    import pyautoattack
+
+    class Short(pyautoattack.AutoAttack):
+        def __init__(self, *args, **settings):
+            super().__init__(*args, **settings)
+            for apgd in (self.apgd, self.apgd_targeted):
+                apgd.n_iter = apgd.n_iter_orig = 5
+            self.fab.n_iter, self.square.n_queries = 5, 100
+
+    monkeypatch.setattr(pyautoattack, "AutoAttack", Short)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -15,15 +16,17 @@ MADE_BY = Provenance("c0ffee", False, {"torch": "2.10"}, "3.11", "cpu", 2, "2026
 SETTING = Setting("tiny", "cnn", "dots", ("dots",), ("*",), (0,), None, "5 % of the paper's radius.")
 
 
-def spec_2x2() -> TableSpec:
-    """Two networks, no attack and one attack, with names that need escapes."""
+def spec_2x2(*more: Column) -> TableSpec:
+    """Two networks, no attack and one attack, with names that need escapes, and more columns."""
     rows = [Row("AT", "at"), Row("MAT_h2", "mat", member=1)]
-    columns = [Column("Clean", "clean"), Column("C&W", "cw")]
+    columns = [Column("Clean", "clean"), Column("C&W", "cw"), *more]
     return TableSpec("Robustness of A & B", "a paper, Table 1", "mat.csv:2", rows, columns, [SETTING])
 
 
-def plan_2x2(seeds: tuple[int, ...] = (0,), images: int = 4, eps: float = 8 / 255, **changes: object) -> Plan:
-    """The plan of `spec_2x2`; eps and changes go into its identities."""
+def plan_2x2(
+    seeds: tuple[int, ...] = (0,), images: int = 4, eps: float = 8 / 255, more: Sequence[Column] = (), **changes: object
+) -> Plan:
+    """The plan of `spec_2x2` with more columns; eps and changes go into its identities."""
     given: dict = {
         "table": "tiny",
         "dataset": "dots",
@@ -41,12 +44,14 @@ def plan_2x2(seeds: tuple[int, ...] = (0,), images: int = 4, eps: float = 8 / 25
                 "attack": "cw",
                 "version": 1,
                 "settings": {"threat": {"norm": "Linf", "eps": eps}, "steps": 100, "step": 0.003},
-            }
+            },
+            "ddn": {"attack": "ddn", "version": 1, "settings": {"threat": {"norm": "L2", "eps": 0.5}, "steps": 100}},
         },
         "members": {"at": 1, "mat": 2},
         "eval_options": {"gradient_precision": "float32"},
     }
-    return make(spec_2x2(), SETTING, **given | changes)
+    given |= changes
+    return make(given.pop("spec", spec_2x2(*more)), SETTING, **given)
 
 
 def frame(robust: Sequence[bool], clean: Sequence[bool] | None = None) -> pd.DataFrame:
@@ -60,7 +65,7 @@ def frame(robust: Sequence[bool], clean: Sequence[bool] | None = None) -> pd.Dat
         "adversarial_prediction": [3 if r else 7 for r in robust],
         "robust": [bool(r and c) for r, c in zip(robust, clean, strict=True)],
     }
-    columns |= {norm: [0.5] * n for norm in ("linf", "l2", "l1", "l0")}
+    columns |= {"linf": [0.03] * n} | {norm: [0.5] * n for norm in ("l2", "l1", "l0")}
     return pd.DataFrame(columns | {"forward_passes": [2] * n, "backward_passes": [1] * n})
 
 
@@ -109,6 +114,19 @@ def eval_record(
         provenance=MADE_BY,
         images=images,
     )
+
+
+def with_distances(run_id: str, eval_id: str, needed: Sequence[float]) -> EvalRecord:
+    """A network under a minimal-norm attack in L2 of radius 0.5. needed [n]: the distance at which an image was
+    fooled; 0 the first time is never, and from then on wrong without an attack and far from the original.
+    """
+    zeros = [number for number, length in enumerate(needed) if length == 0]
+    clean = [number not in zeros[1:] for number in range(len(needed))]
+    fooled = [length > 0 or not right for length, right in zip(needed, clean, strict=True)]
+    far = [length if right else 9.0 for right, length in zip(clean, needed, strict=True)]
+    images = frame([not one for one in fooled], clean).assign(l2=far)
+    robust = [right and (not bad or length > 0.5) for right, bad, length in zip(clean, fooled, needed, strict=True)]
+    return replace(eval_record(run_id, eval_id, images.assign(robust=robust)), attack="ddn", norm="L2", eps=0.5)
 
 
 def fill(plan: Plan, results: Results, verdicts: dict[tuple[str, str], Sequence[bool]]) -> None:

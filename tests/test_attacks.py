@@ -12,7 +12,10 @@ from attacks.noise import Noise
 from attacks.target import Target
 from bench.evaluate import check_contract, fingerprint
 
+pytestmark = pytest.mark.usefixtures("short_autoattack")
+
 GRADIENT = {"steps": 6, "step": 0.02}
+HOPS = {"steps": 1, "initial_gradient_eval_steps": 20}
 SETTINGS = {
     "fgsm": [
         {"threat": ThreatModel(n, e), "start": s}
@@ -26,10 +29,54 @@ SETTINGS = {
         {"threat": ThreatModel("Linf", 0.05), "targets": 9, "loss": "bce", **GRADIENT},
     ],
     "mim": [{"threat": ThreatModel("Linf", 0.05), **GRADIENT}],
+    "fab": [
+        {"threat": ThreatModel(n, e), "steps": 6, "targets": 3} for n, e in (("Linf", 0.05), ("L2", 0.5), ("L1", 3))
+    ],
+    "autoattack": [
+        {"threat": ThreatModel(n, e), "steps": 5, "targets": 2, "queries": 9} for n, e in (("Linf", 0.05), ("L2", 0.5))
+    ],
+    "msd": [
+        {
+            "threat": ThreatModel("own", 0),
+            "linf": 0.05,
+            "l2": 0.5,
+            "l1": 4.0,
+            "linf_step": 0.02,
+            "l2_step": 0.2,
+            "steps": 6,
+        }
+    ],
+    "square": [
+        {"threat": ThreatModel("Linf", 0.1), "queries": 40},
+        {"threat": ThreatModel("L2", 1.5), "queries": 60},
+    ],
+    "apgd": [
+        {"threat": ThreatModel("Linf", 0.05), "steps": 10, "restarts": 2},
+        {"threat": ThreatModel("L2", 0.5), "steps": 10, "loss": "dlr"},
+        {"threat": ThreatModel("L1", 6.0), "steps": 20, "targets": 9},
+    ],
     "cw": [{"threat": ThreatModel("Linf", 0.05), "steps": 8}],
+    "cw-l2": [{"threat": ThreatModel("L2", 0.5), "steps": 12, "lr": 0.1, "initial_c": 1.0, "binary_search_steps": 2}],
+    "ddn": [{"threat": ThreatModel("L2", 0.5), "steps": 8, "levels": levels} for levels in (0, 256)],
+    "deepfool": [{"threat": ThreatModel("L2", 0.5), "steps": 8}],
     "fog": [{"threat": ThreatModel("own", 2000), "steps": 8}],
     "gabor": [{"threat": ThreatModel("own", 25), "steps": 4}],
+    "jpeg": [{"threat": ThreatModel("own", 8), "steps": 6}],
     "elastic": [{"threat": ThreatModel("own", 0.5), "steps": 4, "kernel": 5, "std": 1.0}],
+    "salt-and-pepper": [{"threat": ThreatModel(n, 12), "queries": 60} for n in ("L1", "L0")],
+    "pointwise": [{"threat": ThreatModel(n, 1), "restarts": 2, "queries": 60} for n in ("L0", "L1", "L2")],
+    "gaussian-noise": [{"threat": ThreatModel("L2", 3.0), "repeats": 5}],
+    "boundary": [{"threat": ThreatModel("L2", 0.5), "steps": 20, "restarts": 2, "candidates": 3}],
+    "foolbox": [
+        {"threat": ThreatModel("Linf", 0.05), "name": "LinfPGD", "settings": {"steps": 6, "abs_stepsize": "2/100"}},
+        {"threat": ThreatModel("L2", 0.5), "name": "L2DeepFoolAttack"},
+        {"threat": ThreatModel("L2", 0.5), "name": "HopSkipJumpAttack", "settings": HOPS},
+    ],
+    "torchattacks": [
+        {"threat": ThreatModel("Linf", 0.05), "name": "PGD", "settings": {"steps": 6, "alpha": 0.02}},
+        {"threat": ThreatModel("L2", 0.5), "name": "CW", "settings": {"c": 10, "steps": 10, "lr": 0.1}},
+    ],
+    "pyautoattack": [{"threat": ThreatModel(norm, eps)} for norm, eps in (("Linf", 0.05), ("L2", 1.0), ("L1", 10.0))],
 }
 CASES = [
     pytest.param(ATTACKS[name](**settings), id=f"{name}-{index}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import scipy.stats
 from hand_made import fill, plan_2x2
 
 from bench.check import check, reference_path, write_reference
@@ -49,6 +50,18 @@ def test_the_tolerance_is_half_the_interval_and_at_least_two_points(frame: pd.Da
     tolerance = pd.read_csv(reference)["tolerance_percent"].tolist()
     assert tolerance[0] == 2.0 and tolerance[1] == pytest.approx(50 * (frame["high"] - frame["low"])[1], abs=1e-3)
     assert 4 < tolerance[1] < 6
+
+
+def test_with_seeds_the_tolerance_is_the_prediction_interval_of_one_more(tmp_path: Path):
+    """The spread is pooled over the rows of a column; 2 rows x (3 - 1) degrees of freedom, 4 cells."""
+    plan, results = plan_2x2(seeds=(0, 1, 2), images=400), Results(tmp_path / "results")
+    fill(plan, results, ALL)
+    seeds = table(plan, results).assign(seed_spread=[0.003, 0.02, 0.004, 0.04])
+    tolerance = pd.read_csv(write_reference(plan, seeds, tmp_path / "r.csv"))["tolerance_percent"].tolist()
+    t = scipy.stats.t(4).ppf(1 - 0.001 / 2 / 4)
+    clean, attacked = ((a**2 + b**2) / 2 for a, b in ((0.3, 0.4), (2, 4)))
+    assert tolerance[0] == tolerance[2] == pytest.approx(t * (clean * 4 / 3) ** 0.5, abs=1e-3)
+    assert tolerance[1] == tolerance[3] == pytest.approx(t * (attacked * 4 / 3) ** 0.5, abs=1e-3)
 
 
 def test_within_the_tolerance_passes(frame: pd.DataFrame, reference: Path):

@@ -161,7 +161,7 @@ def test_lists(what, results, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["run", "table9"], "did you mean 'table2'"),
+        (["run", "tabel2"], "did you mean 'table2'"),
         (["run", "table2", "--dataset", "cifar11"], "did you mean 'cifar10'"),
         (["run", "table2", "--arch", "resnet19"], "did you mean 'resnet18'"),
         (["run", "table2", "--set", "pgd-100-digits.stepz=3"], "unknown key 'stepz'; did you mean"),

@@ -10,6 +10,7 @@ from oracles import linear_problem, saturated_images, small_cnn
 from torch import nn
 
 from attacks.contract import ThreatModel
+from attacks.noise import Noise
 from attacks.pgd import PGD
 from attacks.target import ModelError
 from bench.config import UserError
@@ -31,6 +32,7 @@ class Cheat:
     """Returns whatever `trick` makes of the images."""
 
     trick: object
+    closest: bool = False
     threat: ThreatModel = BUDGET
     version: int = 1
 
@@ -59,6 +61,23 @@ def test_wrong_images_are_not_attacked_and_not_robust():
     wrong = verdicts.table.iloc[:5]
     assert torch.equal(verdicts.x_adv[:5], images.x[:5])
     assert (wrong["linf"] == 0).all() and not wrong["robust"].any() and (wrong["backward_passes"] == 0).all()
+
+
+def test_a_minimal_norm_attack_is_judged_by_the_distance_it_needed():
+    """The same images, fooled at any distance: inside eps they count, beyond it they do not."""
+    model, images = problem()
+    far = PGD(ThreatModel("Linf", 0.3), 20, 0.03)
+    noise = Noise(0, torch.arange(30))
+    attack = Cheat(lambda target, x: far(target, x, target.logits(x).argmax(1), noise[: len(x)]), closest=True)
+    table = evaluate(model, attack, images, 10).table
+    fooled = table["adversarial_prediction"] != table["label"]
+    right = table["clean_prediction"] == table["label"]
+    assert table["robust"].tolist() == (right & ~(fooled & (table["linf"] <= 0.05 + 1e-6))).tolist()
+    assert (table["robust"] & fooled).any(), "the sample must hold an image that is fooled beyond eps only"
+    with pytest.raises(AttackError, match="left its threat model"):
+        evaluate(model, Cheat(attack.trick), images, 10)
+    with pytest.raises(AttackError, match="left its threat model"):
+        evaluate(model, Cheat(lambda target, x: x + 2, closest=True), images, 10)
 
 
 def test_batch_size_and_shard_do_not_show():

@@ -68,8 +68,20 @@ def test_the_only_lists_are_complete():
     from attacks import ATTACKS
     from trainers import TRAINERS
 
-    shared = {"__init__", "contract", "target", "norms", "losses", "noise", "latent"}
-    files = {path.stem for path in (ROOT / "attacks").glob("*.py")} - shared
-    assert files == {attack.__module__.split(".")[1] for attack in ATTACKS.values()}
+    shared = {
+        "__init__",
+        "contract",
+        "target",
+        "norms",
+        "losses",
+        "noise",
+        "latent",
+        "survivors",
+        "closest",
+        "decision",
+    }
+    paths = [path.relative_to(ROOT / "attacks").with_suffix("") for path in (ROOT / "attacks").rglob("*.py")]
+    files = {".".join(path.parts) for path in paths if path.name not in shared}
+    assert files == {attack.__module__.removeprefix("attacks.") for attack in ATTACKS.values()}
     files = {path.stem for path in (ROOT / "trainers").glob("*.py")} - {"__init__", "contract", "loop"}
     assert files == {trainer.__module__.split(".")[1] for trainer in TRAINERS.values()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from oracles import smallest
 
 from attacks import norms
 
@@ -50,6 +51,49 @@ def test_l1_projection_is_the_nearest_point():
             low, high = (middle, high) if (delta.abs() - middle).clamp(min=0).sum() > eps else (low, middle)
         nearest = delta.sign() * (delta.abs() - high).clamp(min=0)
         assert torch.allclose(norms.project_l1(delta[None], eps)[0], nearest, atol=1e-9)
+
+
+def test_l1_projection_in_the_box_is_the_nearest_point():
+    """clip(|delta| - t, 0, room) with t found by bisection; no point of the set nearby is nearer."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.rand(40, 2, 4, 4, generator=generator).mul(1.6).sub(0.3).clamp(0, 1).double()
+    delta = 0.7 * torch.randn(x.shape, generator=generator).double()
+    for eps in (0.5, 4.0, 1000.0):
+        projected = norms.project_l1_in_box(x, delta, eps)
+        assert (x + projected >= 0).all() and (x + projected <= 1).all()
+        assert (projected.abs().sum((1, 2, 3)) <= eps + 1e-9).all()
+        for image, wanted, found in zip(x, delta, projected, strict=True):
+            room = torch.where(wanted > 0, 1 - image, image)
+            low, high = 0.0, 10.0
+            for _ in range(100):
+                t = (low + high) / 2
+                kept = torch.minimum((wanted.abs() - t).clamp(min=0), room)
+                low, high = (t, high) if kept.sum() > eps else (low, t)
+            kept = torch.minimum((wanted.abs() - high).clamp(min=0), room) * wanted.sign()
+            assert torch.allclose(found, kept, atol=1e-8)
+        assert torch.allclose(norms.project_l1_in_box(x, projected, eps), projected, atol=1e-9)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+def test_the_nearest_point_on_a_plane_is_that_of_the_oracle(norm):
+    generator = torch.Generator().manual_seed(4)
+    x = torch.rand(40, 1, 4, 4, generator=generator).mul(1.6).sub(0.3).clamp(0, 1).double()
+    slope = torch.randn(x.shape, generator=generator).double()
+    slope[:, :, 0, 0] = 0
+    need = torch.randn(40, generator=generator).double()
+    move = norms.nearest_on_plane(norm, x, slope, need)
+    assert (x + move >= -1e-12).all() and (x + move <= 1 + 1e-12).all()
+    assert torch.allclose((move * slope).flatten(1).sum(1), need, atol=1e-9)
+    for image, w, wanted, found in zip(x, slope, need, norms.distance(norm, x, x + move), strict=True):
+        sign = 1 if wanted > 0 else -1
+        assert float(found) == pytest.approx(smallest(norm, image.flatten(), sign * w.flatten(), abs(float(wanted))))
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+def test_a_plane_outside_the_box_sends_every_value_to_its_bound(norm):
+    x, slope = torch.full((1, 1, 2, 2), 0.25), torch.tensor([[[[1.0, -1.0], [2.0, 0.0]]]])
+    move = norms.nearest_on_plane(norm, x, slope, torch.tensor([100.0]))
+    assert torch.allclose(move, torch.tensor([[[[0.75, -0.25], [0.75, 0.0]]]]))
 
 
 def test_l2_step_is_the_gradient_direction_where_there_is_room():

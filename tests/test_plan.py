@@ -7,14 +7,16 @@ import string
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hand_made import SETTING, plan_2x2, spec_2x2
 
 from bench import plan
 from bench.config import UserError
 from bench.records import Results
-from bench.spec import Row
+from bench.spec import Column, Row
 
+ROOT = Path(__file__).parents[1]
 RECIPES = {name: {"trainer": name, "version": 1, "settings": {"schedule": {"epochs": 3}}} for name in ("at", "mat")}
 
 
@@ -75,13 +77,95 @@ def test_ids_move_with_what_can_change_the_result(change: dict, moves_run: bool,
     assert all((run not in runs) == moves_run and (ev not in evals) == moves_eval for run, ev in after)
 
 
+def test_a_transfer_names_the_network_it_is_crafted_on():
+    more = (Column("from AT", "cw", source="at"), Column("from MAT_h1", "cw", source="mat"))
+    made, last = plan_2x2(seeds=(0, 1), more=more), plan_2x2(more=more)
+    cells = {(cell.row, cell.column, cell.seed): cell for cell in made.cells}
+    for seed in (0, 1):
+        transferred, own = cells["MAT_h2", "from AT", seed], cells["AT", "C&W", seed]
+        assert (transferred.source, transferred.source_run_id) == ("at", own.run_id), "the same seed"
+        assert transferred.networks == {own.run_id: "at", transferred.run_id: "mat"}
+        assert own.source_run_id is None and own.networks == {own.run_id: "at"}
+        assert cells["AT", "from MAT_h1", seed].source_run_id == f"{transferred.training_id}.h1-best"
+    evals = [cell.eval_id for cell in last.cells if cell.column_attack == "cw" and cell.row == "AT"]
+    assert len(set(evals)) == 3, "white box and two sources"
+    assert made.budgets["from AT"] == "Linf 8/255, 100 steps of 0.003, crafted on at"
+
+
+def test_the_source_has_the_checkpoint_of_the_row():
+    rows = [Row("AT", "at", checkpoint="last")]
+    spec = replace(spec_2x2(Column("from MAT", "cw", source="mat", source_member=1)), rows=rows)
+    source = plan_2x2(spec=spec).cells[-1].source_run_id
+    assert source and source.endswith(".h2-last")
+
+
+def test_ids_of_a_transfer_move_with_the_source_and_those_of_a_white_box_attack_do_not():
+    other = {"recipes": RECIPES | {"mat": RECIPES["mat"] | {"version": 2}}}
+
+    def of_at(column: str, **change: object) -> set[tuple[str, str]]:
+        made = plan_2x2(more=(Column("from MAT", "cw", source="mat"),), **change)
+        return {(c.run_id, c.eval_id) for c in made.cells if (c.row, c.column) == ("AT", column)}
+
+    assert of_at("from MAT") != of_at("from MAT", **other)
+    assert of_at("C&W") == of_at("C&W", **other) == {one for one in ids(plan_2x2()) if one[0].startswith("at-")}
+
+
+def test_ids_from_before_there_were_sources_stay():
+    """Records of finished runs keep their names; a change here throws them away."""
+    assert plan.digest(plan.eval_identity({"attack": "cw"}, "cw", "img", 0, {})) == plan.digest(
+        {"attack": "cw", "name": "cw", "images_sha256": "img", "seed": 0, "options": {}}
+    )
+
+
+def test_columns_at_a_radius_and_of_columns():
+    more = (
+        Column("at 1", "ddn", at=1.0),
+        Column("at 0.25", "ddn", at=0.25),
+        Column("worst", union=("C&W", "at 1"), published="l2"),
+        Column("all", union=("worst", "Clean", "C&W")),
+        Column("mean", mean=("worst", "at 0.25")),
+    )
+    made = plan_2x2(more=more)
+    assert {cell.column for cell in made.cells} == {"Clean", "C&W", "at 1", "at 0.25"}
+    assert {cell.at for cell in made.cells if cell.column_attack == "ddn"} == {1.0, 0.25}
+    assert len({cell.eval_id for cell in made.cells if cell.column_attack == "ddn"}) == 1
+    assert made.attacked("all") == ["C&W", "at 1", "Clean"] and made.attacked("C&W") == ["C&W"]
+    assert made.attacked("mean") == ["C&W", "at 1", "at 0.25"]
+    assert made.budgets["at 0.25"] == "L2 0.25, 100 steps, read off the distances of ddn"
+    assert made.budgets["worst"] == "worst case image by image of C&W, at 1"
+    assert made.published["worst"] == "l2" and made.published["at 1"] == "ddn"
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        ({}, "needs one of attack, union and mean"),
+        ({"attack": "cw", "union": ("Clean", "C&W")}, "needs one of attack, union and mean"),
+        ({"attack": "clean", "source": "at"}, "source and at go with an attack"),
+        ({"union": ("Clean", "C&W"), "at": 0.5}, "source and at go with an attack"),
+        ({"attack": "cw", "source_member": 1}, "source_member is a network of a source"),
+        ({"attack": "ddn", "at": -0.5}, "at = -0.5 is no radius"),
+        ({"union": ("C&W",)}, "at least two columns, each once"),
+        ({"mean": ("C&W", "C&W")}, "at least two columns, each once"),
+        ({"union": ("C&W", "later")}, "made of 'later', which is no union and no attack before it"),
+        ({"union": ("C&W", "mean")}, "made of 'mean', which is no union and no attack before it"),
+    ],
+)
+def test_columns_that_make_no_sense_are_refused(column: dict, words: str):
+    with pytest.raises(ValueError, match=words):
+        spec_2x2(Column("mean", mean=("Clean", "C&W")), Column("new", **column), Column("later", "ddn"))
+
+
 def test_a_network_that_the_recipe_does_not_train_is_refused():
+    with pytest.raises(UserError, match="'from AT_h2' is network 2, but 'at' trains 1"):
+        plan_2x2(more=(Column("from AT_h2", "cw", source="at", source_member=1),))
     with pytest.raises(UserError, match="'MAT_h2' is network 2, but 'mat' trains 1"):
         plan_2x2(members={"at": 1, "mat": 1})
 
 
 def test_a_plan_comes_back_as_it_was(tmp_path: Path):
-    results, made = Results(tmp_path), plan_2x2(seeds=(0, 2))
+    more = (Column("from AT", "cw", source="at"), Column("at 1", "ddn", at=1.0), Column("u", union=("C&W", "at 1")))
+    results, made = Results(tmp_path), plan_2x2(seeds=(0, 2), more=more)
     plan.write_plan(results, made)
     assert plan.list_plans(results) == ["tiny-dots"]
     assert plan.read_plan(results, "tiny-dots") == made
@@ -129,6 +213,38 @@ def test_table2_is_the_papers_table():
     assert plan.plan_name("table2", spec, "cifar10", "resnet18") == "table2-cifar10-resnet18"
 
 
+def test_tables_4_and_5_are_the_papers():
+    four, five = plan.load_spec("table4"), plan.load_spec("table5")
+    reference = pd.read_csv(ROOT / "results" / "reference" / "mat.csv", dtype=str)
+    for spec in (four, five):
+        paper = reference[reference["table"] == spec.reference.partition(":")[2]]
+        assert set(paper["method"]) == {row.label for row in spec.rows}
+        assert set(paper["column"]) <= {column.published or column.attack for column in spec.columns}
+    assert [(c.source, c.source_member) for c in four.columns[1:]] == [
+        ("at", 0), ("trades", 0), ("mart", 0), ("mat", 0), ("mat", 1),
+    ]  # fmt: skip
+    parts = {column.label: column.parts for column in five.columns}
+    assert parts["R_avg"] == ("R_Linf", "R_L2", "R_L1") and parts["R_worst"] == (*parts["R_avg"], "MSD")
+    attacks = [column.label for column in five.columns if column.attack not in ("", "clean", "msd")]
+    assert attacks == [*parts["R_Linf"], *parts["R_L2"], *parts["R_L1"]], "no attack is left out of its norm's union"
+
+
+@pytest.mark.parametrize("name", plan.list_specs())
+def test_every_recipe_and_attack_of_a_table_exists_and_can_do_what_its_column_asks(name: str):
+    from bench.catalog import Catalog
+
+    spec, catalog = plan.load_spec(name), Catalog()
+    for setting in spec.settings:
+        members = {method: catalog.recipe(setting.recipe(method)).trainer.members for method in spec.methods}
+        attacks = {attack: catalog.attack(setting.attack(attack))[0] for attack in spec.attacks}
+        assert all(row.member < members[row.method] for row in spec.rows)
+        for column in spec.columns:
+            attack = attacks.get(column.attack)
+            assert column.at is None or (attack and attack.closest)
+            assert not column.source or getattr(attack, "stop", "") == "last"
+            assert not column.source or column.source_member < members[column.source]
+
+
 def test_a_setting_that_fits_nothing_and_a_label_twice_are_refused():
     with pytest.raises(UserError, match="no setting for data set 'moons'"):
         spec_2x2().choose_setting("moons")
@@ -148,3 +264,5 @@ def test_budgets_say_radius_and_effort():
     assert words(threat={"norm": "Linf", "eps": 0.2}, steps=20, step=2 / 255, restarts=3) == (
         "Linf 0.2, 20 steps of 2/255, 3 restarts"
     )
+    several = words(threat={"norm": "own", "eps": 0}, linf=0.03, l2=0.5, l1=12, steps=50)
+    assert several == "Linf 0.03 or L2 0.5 or L1 12, 50 steps"

@@ -132,6 +132,13 @@ def test_a_table_that_contradicts_itself_is_not_written(results: Results, change
     assert files_in(results.root) == [f"{EVAL}.parquet"], "nothing half-written stays"
 
 
+def test_an_image_that_was_fooled_beyond_eps_only_is_robust(results: Results):
+    beyond = frame([False, True]).assign(robust=True, linf=[0.04, 0.0])
+    records.write_eval(results, eval_record(RUN, EVAL, beyond))
+    with pytest.raises(UserError, match="on 1 images the verdict contradicts"):
+        records.write_eval(results, eval_record(RUN, EVAL, beyond.assign(robust=[False, True])))
+
+
 def test_a_contradiction_on_disk_is_refused(results: Results):
     path = records.write_eval(results, eval_record(RUN, EVAL, frame([True, False])))
     table = pq.read_table(path)

@@ -17,6 +17,7 @@ from bench import report
 from bench.config import UserError
 from bench.plan import Plan
 from bench.records import Results
+from bench.spec import Column
 from bench.tables import table
 
 ROOT = Path(__file__).parents[1]
@@ -128,6 +129,32 @@ def test_several_seeds_show_their_spread(tmp_path: Path):
     assert "sd 0.0" in text and "over seeds and images" in text and "seeds 0, 1" in text
 
 
+def test_a_union_says_which_attack_broke_what(tmp_path: Path):
+    more = [Column("DDN", "ddn"), Column("worst", union=("C&W", "DDN")), Column("mean", mean=("C&W", "DDN"))]
+    plan, results = plan_2x2(more=more), Results(tmp_path)
+    fill(plan, results, VERDICTS | {("AT", "DDN"): [0, 1, 1, 0]})
+    text = report.render(plan, table(plan, results), "text")
+    assert (
+        "worst: images by the first column that broke them, and by it only: AT: C&W 1 (0 only), DDN 1 (1 only)." in text
+    )
+    assert (
+        "worst: worst case image by image of C&W, DDN; mean: mean of C&W, DDN (interval from its variance over images)."
+        in text
+    )
+    assert "Missing: MAT_h2 / worst: no number for C&W, DDN." in text
+    seeds = plan_2x2(more=more, seeds=(0, 1))
+    fill(seeds, results, VERDICTS | {("AT", "DDN"): [0, 1, 1, 0]})
+    assert "images (summed over seeds)" in report.render(seeds, table(seeds, results), "text")
+    fill(plan, Results(tmp_path / "other"), {})
+    assert "images by the first" not in report.render(plan, table(plan, Results(tmp_path / "other")), "text")
+
+
+def test_an_attack_that_breaks_nothing_is_not_named(tmp_path: Path):
+    plan, results = plan_2x2(more=[Column("worst", union=("Clean", "C&W"))]), Results(tmp_path)
+    fill(plan, results, VERDICTS | {("MAT_h2", "Clean"): [1] * 4, ("MAT_h2", "C&W"): [1] * 4})
+    assert "by it only: AT: C&W 1 (1 only); MAT_h2: none." in report.render(plan, table(plan, results), "text")
+
+
 def test_decimals_follow_n():
     assert report.percent(0.83149, 999) == "83.1" and report.percent(0.83149, 1000) == "83.15"
 
@@ -154,6 +181,17 @@ def test_against_the_paper_where_data_and_architecture_fit(made: tuple[Plan, pd.
         "row": "AT", "column": "C&W", "paper_percent": 50.5, "ours_percent": 75.0, "low_percent": 30.06,
         "high_percent": 95.44, "distance_points": 24.5, "inside": True,
     }  # fmt: skip
+
+
+def test_a_column_is_compared_under_its_published_name(tmp_path: Path):
+    plan = plan_2x2(more=[Column("worst", union=("Clean", "C&W"), published="linf")])
+    fill(plan, Results(tmp_path), VERDICTS)
+    path = tmp_path / "mat.csv"
+    path.write_text(
+        "paper,table,page,dataset,arch,method,column,accuracy_percent\np,2,7,dots,cnn,AT,linf,70\np,2,7,dots,cnn,AT,cw,1\n"
+    )
+    found = report.against_paper(plan, table(plan, Results(tmp_path)), path)
+    assert dict(zip(found["column"], found["paper_percent"], strict=True)) == {"worst": 70, "C&W": 1}
 
 
 def test_the_right_side_of_the_wall_never_loads_torch():

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import sqrt
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
-from hand_made import MADE_BY, eval_record, fill, frame, plan_2x2, run_record
+from hand_made import MADE_BY, eval_record, fill, frame, plan_2x2, run_record, with_distances
 
 from bench.config import UserError
+from bench.plan import Plan
 from bench.records import ErrorRecord, Results, write_error, write_eval, write_run
+from bench.spec import Column
 from bench.stats import mcnemar, over_seeds, wilson
-from bench.tables import table, union_robust
+from bench.tables import Broken, table, union_robust
 
 ALL = {("AT", "Clean"): [1, 1, 1, 1], ("AT", "C&W"): [1, 1, 1, 0]}
 ALL |= {("MAT_h2", "Clean"): [1, 1, 0, 1], ("MAT_h2", "C&W"): [0, 1, 0, 1]}
@@ -170,3 +174,106 @@ def test_a_union_over_different_images_or_networks_is_refused(change: dict):
     first = eval_record(run, "a-n1-00000000", frame([True]))
     with pytest.raises(UserError, match="union over different"):
         union_robust([first, eval_record(run, "b-n1-00000000", frame([True]), **change)])
+
+
+UNION = (Column("DDN", "ddn"), Column("worst", union=("C&W", "DDN")), Column("both", mean=("C&W", "DDN")))
+SIX = {("AT", "Clean"): [1, 1, 1, 1, 1, 0], ("AT", "C&W"): [1, 1, 0, 0, 0, 0], ("AT", "DDN"): [1, 0, 0, 1, 0, 0]}
+
+
+def filled(results: Results, verdicts: dict, **plan: object) -> tuple[Plan, pd.DataFrame]:
+    """A plan with UNION and its table; images that "Clean" has wrong are wrong without an attack everywhere."""
+    made = plan_2x2(more=UNION, images=6, **plan)
+    fill(made, results, verdicts)
+    for one in made.cells:
+        if (one.row, one.column) in verdicts:
+            images = frame(verdicts[one.row, one.column], clean=verdicts[one.row, "Clean"])
+            write_eval(results, eval_record(one.run_id, one.eval_id, images))
+    return made, table(made, results).set_index(["row", "column"])
+
+
+def test_a_union_and_a_mean_by_hand(results: Results):
+    _, made = filled(results, SIX)
+    worst, both = made.loc["AT", "worst"], made.loc["AT", "both"]
+    assert (worst["accuracy"], worst["n"], worst["state"]) == (pytest.approx(1 / 6), 6, "ok")
+    assert (worst["low"], worst["high"]) == pytest.approx(wilson(1, 6))
+    assert worst["broken_by"] == [Broken("C&W", 3, 1), Broken("DDN", 1, 1)], "the sixth is wrong without an attack"
+    # the images' means are 1, .5, 0, .5, 0, 0: variance 1.5/6 - 1/9 = 5/36; 6 images know as much as 6 (2/9) / (5/36)
+    assert both["accuracy"] == pytest.approx(1 / 3) and both["broken_by"] is None
+    assert (both["low"], both["high"]) == pytest.approx(wilson(3.2, 9.6))
+
+
+def test_a_part_of_a_union_may_be_a_union(results: Results):
+    more = (*UNION, Column("all", union=("Clean", "worst")), Column("means", mean=("worst", "Clean")))
+    made = plan_2x2(more=more, images=6)
+    _, plain = filled(results, SIX)
+    nested = table(made, results).set_index(["row", "column"]).loc["AT"]
+    assert nested.loc["all", "accuracy"] == plain.loc[("AT", "worst"), "accuracy"]
+    assert nested.loc["all", "broken_by"] == [Broken("Clean", 0, 0), Broken("worst", 4, 4)]
+    assert nested.loc["means", "accuracy"] == pytest.approx((1 / 6 + 5 / 6) / 2)
+
+
+def test_unions_and_means_over_seeds(results: Results):
+    """Union and mean are of each seed's own records; then come the seeds."""
+    made, _ = filled(results, SIX, seeds=(0, 1))
+    for one in made.cells:
+        if (one.row, one.column, one.seed) == ("AT", "DDN", 1):
+            images = frame([1, 1, 1, 1, 1, 0], clean=SIX["AT", "Clean"])
+            write_eval(results, eval_record(one.run_id, one.eval_id, images))
+    both = table(made, results).set_index(["row", "column"]).loc["AT"]
+    worst, mean = both.loc["worst"], both.loc["both"]
+    assert worst["accuracy"] == pytest.approx((1 / 6 + 2 / 6) / 2) and worst["seeds"] == 2
+    assert worst["seed_spread"] == pytest.approx(sqrt(2) / 12)
+    assert worst["broken_by"] == [Broken("C&W", 6, 4), Broken("DDN", 1, 1)], "summed over seeds"
+    assert mean["accuracy"] == pytest.approx((4 + 7) / 24) and mean["low"] < 0.5 < mean["high"]
+
+
+def test_a_union_of_a_missing_column_is_no_number(results: Results):
+    _, made = filled(results, {key: value for key, value in SIX.items() if key[1] != "DDN"})
+    for column in ("worst", "both"):
+        found = made.loc["AT", column]
+        assert found["state"] == "missing" and np.isnan(found["accuracy"]) and found["broken_by"] is None
+        assert found["error"] == f"AT / {column}: no number for DDN"
+
+
+def test_the_interval_of_a_mean_of_columns_covers_what_it_says():
+    """Three columns on the same images, from unrelated to equal: about 95 % of 400 intervals hold the truth."""
+    rng = np.random.default_rng(2)
+    for together in (0.0, 0.7, 1.0):
+        shared = rng.random((400, 150, 1)) < together
+        flags = np.where(shared, rng.random((400, 150, 1)), rng.random((400, 150, 3))) < 0.3
+        shares = [over_seeds(one[None])[0] for one in flags]
+        assert 0.92 <= np.mean([share.low <= 0.3 <= share.high for share in shares]) <= 0.98
+        width = np.mean([share.high - share.low for share in shares])
+        assert width == pytest.approx(2 * 1.96 * sqrt(0.21 / 150 * (1 / 3 + 2 / 3 * together)), rel=0.05)
+
+
+def test_a_mean_where_columns_agree_is_one_column_and_one_of_alike_images_is_not_certain():
+    flags = np.array([[1, 1, 0, 0, 1]], dtype=bool)
+    assert over_seeds(np.repeat(flags[..., None], 3, axis=2)) == over_seeds(flags)
+    half = np.tile([True, False], (1, 5, 1))
+    assert over_seeds(half)[0][2:] == pytest.approx(wilson(5, 10)), "k columns are at most k times the images"
+    assert over_seeds(np.ones((1, 5, 2), dtype=bool))[0][2:] == pytest.approx(wilson(5, 5))
+
+
+def test_the_distances_of_one_record_decide_at_every_radius(results: Results):
+    """Fooled at 0.2, 0.5 and 0.8, never fooled, wrong without an attack."""
+    radii = [0.0, 0.2, 0.49, 0.5, 1.0]
+    plan = plan_2x2(more=[Column("DDN", "ddn"), *(Column(f"at {at}", "ddn", at=at) for at in radii)], images=5)
+    fill(plan, results, {})
+    evals = {cell.eval_id for cell in plan.cells if cell.column_attack == "ddn"}
+    assert len(evals) == 1, "one record is all it takes"
+    for one in plan.cells:
+        if one.column == "DDN":
+            write_eval(results, with_distances(one.run_id, one.eval_id, [0.2, 0.5, 0.8, 0.0, 0.0]))
+    made = table(plan, results).set_index(["row", "column"])["accuracy"]["AT"]
+    assert made["DDN"] == pytest.approx(0.4), "the record's own radius is 0.5"
+    assert [made[f"at {at}"] for at in radii] == pytest.approx([0.8, 0.6, 0.6, 0.4, 0.2])
+
+
+def test_an_attack_that_has_no_distances_has_no_other_radius(results: Results):
+    plan = plan_2x2(more=[Column("DDN at 1", "ddn", at=1.0)])
+    fill(plan, results, {})
+    for one in plan.cells:
+        write_eval(results, replace(eval_record(one.run_id, one.eval_id, frame([1] * 4)), norm="own", eps=1.0))
+    with pytest.raises(UserError, match="norm 'own', which has no radius"):
+        table(plan, results)

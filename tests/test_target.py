@@ -89,3 +89,58 @@ def test_rows_may_be_a_slice():
     target = Target(model).counting(len(x))
     target[torch.arange(5, 15)][2:4].logits(x[7:9])
     assert target.passes_per_image[0].nonzero().flatten().tolist() == [7, 8]
+
+
+class Remembers(nn.Module):
+    """Returns logits that it keeps."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = small_cnn()
+
+    def forward(self, x):
+        self.logits = self.inner(x)
+        return self.logits
+
+
+def test_the_module_has_the_models_logits_and_gradients_and_hides_the_model():
+    model, x = Remembers().double().eval(), images(6)
+    y = model(x.double()).argmax(1)
+    module = Target(model).module()
+    variable = x.clone().requires_grad_(True)
+    logits = module(variable)
+    assert logits.dtype == torch.float32 and torch.allclose(logits.double(), model(x.double()), atol=1e-6)
+    (grad,) = torch.autograd.grad(cross_entropy(logits, y).sum(), variable, retain_graph=True)
+    (again,) = torch.autograd.grad(cross_entropy(logits, y).sum(), variable)
+    _, expected, _ = Target(model).loss_grad(x.double(), y, cross_entropy)
+    assert torch.allclose(grad.double(), expected, atol=1e-6) and torch.equal(grad, again)
+    assert not module.training
+    module.train()
+    module.requires_grad_(False)
+    assert not model.training and all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert sum(p.numel() for p in module.parameters()) == 0
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_what_the_module_returns_may_be_overwritten(gradient):
+    model, x = Remembers().eval(), images(3)
+    logits = Target(model).module()(x.requires_grad_(gradient))
+    with torch.no_grad():
+        logits.fill_(-torch.inf)
+    assert torch.isfinite(model.logits).all()
+
+
+def test_the_module_counts_on_the_targets_images():
+    model, x = small_cnn(), images(8)
+    target = Target(model, 3).counting(8)
+    some = target[torch.tensor([2, 5, 7])]
+    some.module()(x[:3])  # all of its images: once each
+    some.module()(x[:7])  # any others: in turn
+    target[torch.tensor([0])].module()(x)  # a single image: all of them
+    assert target.passes_per_image[0].tolist() == [8, 0, 4, 0, 0, 3, 0, 3] and target.forward_passes == 18
+    variable = x[:3].clone().requires_grad_(True)
+    logits = some.module()(variable)
+    for column in range(2):
+        torch.autograd.grad(logits[:, column].sum(), variable, retain_graph=True)
+    assert target.passes_per_image[1].tolist() == [0, 0, 2, 0, 0, 2, 0, 2] and target.backward_passes == 6
+    assert target.forward_passes == 21

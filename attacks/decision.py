@@ -1,0 +1,35 @@
+"""What attacks that see only labels share: the verdict on an image, and verdicts on any number of candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from attacks.losses import margin
+from attacks.target import Target, default_batch_size
+
+Make = Callable[[Tensor, Tensor], Tensor]
+ROUNDING = 64  # units in the last place of the largest logit: more than another batch size moves a margin
+
+
+def fooled(target: Target, x_adv: Tensor, y: Tensor) -> Tensor:
+    """x_adv [N, C, H, W], y [N] -> [N] bool: the label is wrong, and by more than rounding could undo.
+
+    These attacks walk along the boundary; without the guard they end on images that fool in one batch and not in
+    another.
+    """
+    logits = target.logits(x_adv)
+    return margin(logits, y) > ROUNDING * torch.finfo(logits.dtype).eps * logits.abs().amax(1)
+
+
+def candidates_fooled(target: Target, x: Tensor, y: Tensor, owner: Tensor, which: Tensor, make: Make) -> Tensor:
+    """Verdicts on any number of candidates for each image: owner, which [M] int64 -> [M] bool.
+
+    Candidate i belongs to image owner[i] of x [N, C, H, W]; make(owner[rows], which[rows]) gives such candidates
+    [m, C, H, W]. It is called for one batch at a time, so that they never lie in memory all together.
+    """
+    size = target.batch_size or default_batch_size(x)
+    batches = zip(owner.split(size), which.split(size), strict=True)
+    return torch.cat([fooled(target[rows], make(rows, part), y[rows]) for rows, part in batches])

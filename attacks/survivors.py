@@ -1,0 +1,61 @@
+"""Only what still stands is attacked: trials one after the other, and state that closes up when images fall."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from attacks.losses import LOSSES, Loss
+from attacks.noise import Noise
+from attacks.target import Target
+
+Trial = Callable[[Target, Tensor, Tensor, Noise, Tensor], tuple[Tensor, Tensor]]
+Goal = tuple[Loss, Tensor]
+
+
+def on_survivors(trials: Iterable[Trial], target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+    """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]: each trial sees the images that no earlier one fooled.
+
+    A trial is called with (target, x, y, noise, rows) of these images, where rows [n] are their places in x, and
+    returns (x_adv [n, ...], fooled [n] bool). An image that nothing fools keeps what the last trial made of it.
+    """
+    x_adv, standing = x.clone(), torch.arange(len(x), device=x.device)
+    for trial in trials:
+        if len(standing) == 0:
+            break
+        found, fooled = trial(target[standing], x[standing], y[standing], noise[standing], standing)
+        x_adv[standing] = found
+        standing = standing[~fooled]
+    return x_adv
+
+
+def packer(stays: Tensor) -> Callable[[Tensor], Tensor]:
+    """stays [n] bool -> a function that packs a tensor [n, ...] to the rows that stay, in place.
+
+    Only the gaps are filled, with rows from the end, so packing costs what fell and not what stands. The order changes
+    in the same way for every tensor.
+    """
+    count = int(stays.sum())
+    gaps = (~stays[:count]).nonzero().squeeze(1)
+    last = stays[count:].nonzero().squeeze(1) + count
+
+    def pack(values: Tensor) -> Tensor:
+        values[gaps] = values[last]
+        return values[:count]
+
+    return pack
+
+
+def goals(target: Target, x: Tensor, y: Tensor, loss: str, targeted: Loss, targets: int) -> list[Goal]:
+    """What to ascend, one after the other: a loss, and what it compares the logits with.
+
+    targets: 0 is the loss of that name against the label; n is `targeted` towards each of the n classes that the model
+    finds likeliest after the true one, compared with pairs [N, 2] = (label, class).
+    """
+    if not targets or len(x) == 0:
+        return [(LOSSES[loss], y)]
+    order = target.logits(x).scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)
+    count = min(targets, order.shape[1] - 1)
+    return [(targeted, torch.stack([y, order[:, rank]], 1)) for rank in range(count)]
