@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from methods import INNER, method
 from oracles import small_cnn
 from torch import nn
 
@@ -13,10 +14,8 @@ from bench.catalog import Catalog
 from bench.data import augment
 from trainers import TRAINERS
 from trainers.at import AT
-from trainers.contract import Inner
 from trainers.loop import Schedule, Split, TrainingError, fit
 
-INNER = Inner(eps=0.05, steps=2, step=0.03, start="gaussian")
 SCHEDULE = Schedule(epochs=4, batch_size=16, lr=0.02, validation_steps=2)
 
 
@@ -39,9 +38,9 @@ def weights(model):
 
 
 def train(name="at", schedule=SCHEDULE, seed=0, **options):
-    method = TRAINERS[name](INNER)
-    group = networks(method.members)
-    result = fit(method, group, stripes(), stripes(20, 1), schedule, seed, augment=augment, flip=True, **options)
+    trainer = method(name)
+    group = networks(trainer.members)
+    result = fit(trainer, group, stripes(), stripes(20, 1), schedule, seed, augment=augment, flip=True, **options)
     return group, result
 
 
@@ -99,10 +98,9 @@ def test_a_loss_that_is_no_number_is_an_error():
 
 
 def test_cohorts_that_start_equal_or_have_the_wrong_size_are_refused():
-    method = TRAINERS["mat"](INNER)
     for group, message in (([small_cnn(1, 2, 0)] * 2, "equal weights"), (networks(1), "trains 2")):
         with pytest.raises(ValueError, match=message):
-            fit(method, group, stripes(), stripes(), SCHEDULE, 0)
+            fit(method("mat"), group, stripes(), stripes(), SCHEDULE, 0)
 
 
 def test_learning_rates_are_the_schedule():
@@ -117,7 +115,7 @@ def test_learning_rates_are_the_schedule():
 
 def test_the_optimiser_step_is_sgd_written_out():
     """One batch, one epoch: w <- w - lr (g + weight decay w)."""
-    method, data = AT(INNER), stripes(16)
+    data = stripes(16)
     schedule = Schedule(epochs=1, batch_size=16, lr=0.05, weight_decay=0.01, augment=False, validation_steps=1)
     seen = []
 
@@ -133,7 +131,7 @@ def test_the_optimiser_step_is_sgd_written_out():
 
     model = Spy(small_cnn(1, 2, 0))
     start = {name: value.clone() for name, value in model.named_parameters()}
-    fit(method, [model], data, data, schedule, 0)
+    fit(AT(INNER), [model], data, data, schedule, 0)
     order = [next(i for i in range(16) if (image - data.x[i]).abs().max() <= 0.05 + 1e-6) for image in seen[0]]
     fresh = small_cnn(1, 2, 0)
     nn.functional.cross_entropy(fresh(seen[0]), data.y[order]).backward()

@@ -4,46 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracles import small_cnn
+from methods import Y, bce, cohort, kl, logits, method
 
 from attacks.losses import boosted_cross_entropy, cross_entropy, kl_divergence
 from attacks.noise import Noise
 from trainers import TRAINERS
-from trainers.contract import Cohort, Inner, in_mode
+from trainers.contract import Inner, in_mode
 from trainers.mart import MART
 from trainers.mat import MAT
 from trainers.trades import TRADES
 
 INNER = Inner(eps=0.05, steps=2, step=0.03)
-SETTINGS = {name: {"inner": INNER} for name in TRAINERS}
-
-
-def logits(seed, count=5, classes=4):
-    return torch.randn(count, classes, generator=torch.Generator().manual_seed(seed)).double()
-
-
-Y = torch.tensor([0, 1, 2, 3, 0])
-
-
-def cohort(members, count=6):
-    networks = [small_cnn(1, 4, seed).train() for seed in range(members)]
-    group = Cohort(networks)
-    group.noise = Noise(1, torch.arange(count))
-    x = torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(9))
-    return group, x, torch.arange(count) % 4
-
-
-def kl(p_logits, q_logits):
-    p, q = p_logits.softmax(1), q_logits.softmax(1)
-    return (p * (p / q).log()).sum(1)
-
-
-def bce(z, y):
-    p = z.softmax(1)
-    rows = torch.arange(len(y))
-    others = p.clone()
-    others[rows, y] = 0
-    return -p[rows, y].log() - (1 - others.amax(1)).log()
 
 
 def test_kl_reductions_and_direction():
@@ -107,10 +78,10 @@ def test_mat_without_teaching_is_independent_boosted_training_and_with_only_teac
 
 def test_trades_is_its_formula_with_gradient_in_both_sides():
     group, x, y = cohort(1)
-    method = TRADES(Inner(eps=0.05, steps=2, step=0.03, start="gaussian"))
-    (loss,) = method.batch_loss(group, x, y)
+    trades = TRADES(Inner(eps=0.05, steps=2, step=0.03, start="gaussian"))
+    (loss,) = trades.batch_loss(group, x, y)
     network = group.networks[0]
-    x_adv = group.attack(0, x, network(x).detach(), method.inner, kl_divergence)
+    x_adv = group.attack(0, x, network(x).detach(), trades.inner, kl_divergence)
     clean, adversarial = network(x), network(x_adv)
     assert torch.allclose(loss, cross_entropy(clean, y).mean() + 6 * kl(clean, adversarial).mean(), atol=1e-5)
     grads = torch.autograd.grad(loss, list(network.parameters()), retain_graph=True)
@@ -134,8 +105,8 @@ def test_boosted_loss_agrees_with_the_direct_form():
 
 @pytest.mark.parametrize("name", sorted(TRAINERS))
 def test_attacks_leave_modes_buffers_and_gradients_alone(name):
-    method = TRAINERS[name](**(SETTINGS[name] if name != "trades" else {"inner": Inner(0.05, start="gaussian")}))
-    group, x, y = cohort(method.members)
+    trainer = method(name)
+    group, x, y = cohort(trainer.members)
     for network in group.networks:
         network.append(torch.nn.BatchNorm1d(4))
     before = [network[-1].running_mean.clone() for network in group.networks]
@@ -143,8 +114,8 @@ def test_attacks_leave_modes_buffers_and_gradients_alone(name):
     assert torch.equal(group.networks[0][-1].running_mean, before[0])
     assert all(network.training for network in group.networks)
     assert all(p.grad is None for network in group.networks for p in network.parameters())
-    losses = method.batch_loss(group, x, y)
-    assert len(losses) == method.members and all(loss.dim() == 0 for loss in losses)
+    losses = trainer.batch_loss(group, x, y)
+    assert len(losses) == trainer.members and all(loss.dim() == 0 for loss in losses)
     assert not torch.equal(group.networks[0][-1].running_mean, before[0]), "training passes do count"
 
 

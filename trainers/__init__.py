@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from trainers.act import ACT
+from trainers.alp import ALP
 from trainers.at import AT
+from trainers.at_multi import ATMSD, ATAvg, ATMax
+from trainers.cat import CAT
+from trainers.dml import DML
 from trainers.mart import MART
 from trainers.mat import MAT
+from trainers.mat_mp import MATMP
+from trainers.natural import Natural
+from trainers.regmix import RegMix
 from trainers.trades import TRADES
 
 TRAINERS = {
+    "natural": Natural,
     "at": AT,
+    "alp": ALP,
     "trades": TRADES,
     "mart": MART,
+    "act": ACT,
+    "dml": DML,
     "mat": MAT,
+    "at-avg": ATAvg,
+    "at-max": ATMax,
+    "at-msd": ATMSD,
+    "mat-mp": MATMP,
+    "cat": CAT,
+    "regmix": RegMix,
 }

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from attacks.losses import cross_entropy
-from trainers.contract import Cohort, Inner
+from trainers.contract import Alone, Cohort, Inner
 
 
 @dataclass(frozen=True)
@@ -28,5 +28,10 @@ class AT:
 
     def batch_loss(self, cohort: Cohort, x: Tensor, y: Tensor) -> list[Tensor]:
         """See `trainers.contract.Trainer`."""
-        x_adv = cohort.attack(0, x, y, self.inner, cross_entropy)
-        return [cross_entropy(cohort.logits(0, x_adv), y).mean()]
+        return [self.alone(cohort, 0, x, y).loss]
+
+    def alone(self, cohort: Cohort, n: int, x: Tensor, y: Tensor) -> Alone:
+        """The method on network n."""
+        x_adv = cohort.attack(n, x, y, self.inner, cross_entropy)
+        adversarial = cohort.logits(n, x_adv)
+        return Alone(cross_entropy(adversarial, y).mean(), x_adv, adversarial)

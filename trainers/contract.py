@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from attacks.contract import ThreatModel
 from attacks.losses import Loss
 from attacks.noise import Noise
-from attacks.pgd import PGD, Start, ascend
+from attacks.pgd import PGD, Start, ascend, start_point
 from attacks.target import Precision, Target
 
 Mode = Literal["eval", "train"]
@@ -48,7 +48,12 @@ class Inner:
 
 
 class Trainer(Protocol):
-    """Settings of a method. `version` goes up when a change of the code changes its results."""
+    """Settings of a method. `version` goes up when a change of the code changes its results.
+
+    inner: the attack, also for validation. Two members are optional: `against(n)`, where networks of the cohort are
+    trained against other things than `inner` (see `perturbations`), and `rounds`, where a batch is more than one
+    step of the optimisers (see `rounds_of`).
+    """
 
     inner: Inner
     version: int
@@ -63,6 +68,29 @@ class Trainer(Protocol):
         ...
 
 
+def perturbations(trainer: Trainer, n: int) -> tuple[Inner, ...]:
+    """What network n is trained to withstand; () is natural training.
+
+    A network is robust on an image that withstands all of it, and its best epoch is the one with most such images; the
+    best epoch of a naturally trained network is that of the highest clean accuracy.
+    """
+    found: tuple[Inner, ...] = trainer.against(n) if hasattr(trainer, "against") else (trainer.inner,)
+    return found
+
+
+def rounds_of(trainer: Trainer) -> int:
+    """How often the loop asks for `batch_loss` and steps per batch; `cohort.round` counts them from 0."""
+    return int(getattr(trainer, "rounds", 1))
+
+
+class Alone(NamedTuple):
+    """What a method for a single network makes of a batch: the scalar loss, x_adv and the logits [B, K] on x_adv."""
+
+    loss: Tensor
+    x_adv: Tensor
+    logits: Tensor
+
+
 class Cohort:
     """The networks, and what one batch may do with them. Passes are counted in images."""
 
@@ -70,6 +98,7 @@ class Cohort:
         self.networks = list(networks)
         self.precision: Precision = precision
         self.noise = Noise(0, torch.arange(0))  # the loop sets each batch's own
+        self.round = 0  # counted by the loop where a method has several `rounds`
         self.forward_passes = 0
         self.backward_passes = 0
 
@@ -78,12 +107,26 @@ class Cohort:
 
         No parameter gradient is filled, and the network's mode is what it was afterwards.
         """
-        with in_mode(self.networks[n], inner.bn):
-            target = Target(self.networks[n], len(x), self.precision, allow_training=True)
-            x_adv, _ = ascend(inner.pgd(inner.steps), target, x, y, loss, y, self.noise.fork("network", n))
+        with self.target(n, len(x), inner.bn) as target:
+            x_adv, _ = ascend(inner.pgd(inner.steps), target, x, y, loss, y, self.noise_of(n))
+        return x_adv
+
+    def start(self, n: int, x: Tensor, inner: Inner) -> Tensor:
+        """Where `attack` on network n begins, like x."""
+        return start_point(inner.pgd(inner.steps), x, self.noise_of(n))
+
+    def noise_of(self, n: int) -> Noise:
+        """The batch's noise for attacks on network n."""
+        return self.noise.fork("network", n)
+
+    @contextmanager
+    def target(self, n: int, batch: int, mode: Mode) -> Iterator[Target]:
+        """Network n under attack, in that mode and in batches of that many images; its passes are counted here."""
+        with in_mode(self.networks[n], mode):
+            target = Target(self.networks[n], batch, self.precision, allow_training=True)
+            yield target
         self.forward_passes += target.forward_passes
         self.backward_passes += target.backward_passes
-        return x_adv
 
     def logits(self, n: int, x: Tensor, mode: Mode = "train", grad: bool = True) -> Tensor:
         """Network n on x [B, C, H, W] -> logits [B, K] float32; with grad=False a constant."""

@@ -2,7 +2,7 @@
 
 Every random number comes from (seed, epoch, image id), so the state of a training is weights, momenta, and the number
 of epochs done: a run that is killed and started again ends in the same bits. `best` is chosen by PGD accuracy on
-validation images; test images never come near this file.
+validation images (see `trainers.contract.perturbations`); test images never come near this file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from attacks.contract import ThreatModel
 from attacks.noise import Noise, derive_seed
 from attacks.pgd import PGD
 from attacks.target import Precision, Target
-from trainers.contract import Cohort, Trainer
+from trainers.contract import Cohort, Trainer, perturbations, rounds_of
 
 State = dict[str, Tensor]
 Augment = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -107,7 +107,10 @@ class Snapshot:
 
 @dataclass
 class Fit:
-    """A finished training: per network its best (validation PGD accuracy; the earlier of equals) and last snapshot."""
+    """A finished training: per network its best and last snapshot.
+
+    best: by validation PGD accuracy, or by clean accuracy for a naturally trained network; the earlier of equals.
+    """
 
     best: list[Snapshot]
     last: list[Snapshot]
@@ -140,7 +143,7 @@ def fit(
     state = _load(checkpoint, identity, run) if checkpoint is not None and checkpoint.exists() else Fit([], [])
     for epoch in range(len(state.history) + 1, schedule.epochs + 1):
         report = run.epoch(epoch, validation, on_step)
-        _remember(state, report, run.networks)
+        _remember(state, report, run)
         if checkpoint is not None:
             _save(checkpoint, identity, state, run)
         if on_epoch:
@@ -197,7 +200,7 @@ class _Run:
             raise TrainingError(f"the loss became {loss} in epoch {epoch}; a lower learning rate may help")
         for network in self.networks:
             network.eval()
-        accuracies = [self._validate(network, validation) for network in self.networks]
+        accuracies = [self._validate(n, validation) for n in range(len(self.networks))]
         return EpochReport(
             epoch,
             loss,
@@ -210,32 +213,40 @@ class _Run:
         )
 
     def _step(self, cohort: Cohort, rows: Tensor, epoch: int, lr: float) -> Tensor:
-        """One batch: losses of all networks, one backward pass, all optimisers from the same values."""
+        """One batch -> mean loss. Each round: all losses, one backward pass, all optimisers from the same values."""
         x, y = self.train.x[rows], self.train.y[rows]
         cohort.noise = Noise(derive_seed("train", self.seed, epoch), self.train.ids[rows])
         if self.augment is not None:
             flips = cohort.noise.fork("flip").uniform() < (0.5 if self.flip else 0.0)
             x = self.augment(x, cohort.noise.fork("crop").integers(0, 8, 2), flips)
-        loss = torch.stack(self.trainer.batch_loss(cohort, x, y)).sum()
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            optimizer.step()
-        return loss.detach() / len(self.networks)
+        total = torch.zeros((), device=x.device)
+        for cohort.round in range(rounds_of(self.trainer)):
+            loss = torch.stack(self.trainer.batch_loss(cohort, x, y)).sum()
+            for optimizer in self.optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+                optimizer.step()
+            total += loss.detach()
+        return total / len(self.networks) / rounds_of(self.trainer)
 
-    def _validate(self, network: nn.Module, validation: Split) -> tuple[float, float]:
-        """Clean and PGD accuracy; the noise is the same in every epoch, so epochs are compared on equal terms."""
-        inner = self.trainer.inner
-        pgd = PGD(ThreatModel(inner.norm, inner.eps), self.schedule.validation_steps, inner.step)
-        target = Target(network, gradient_precision=self.schedule.precision)
-        right = target.logits(validation.x).argmax(1) == validation.y
-        x, y = validation.x[right], validation.y[right]
-        noise = Noise(derive_seed("validation", self.seed), validation.ids[right])
-        held = target.logits(pgd(target, x, y, noise)).argmax(1) == y if len(x) else right[:0]
-        return float(right.float().mean()), float(held.sum()) / len(validation.y)
+    def _validate(self, n: int, validation: Split) -> tuple[float, float]:
+        """Clean accuracy, and accuracy under PGD of every type that network n is trained against.
+
+        The noise is the same in every epoch, so epochs are compared on equal terms.
+        """
+        target = Target(self.networks[n], gradient_precision=self.schedule.precision)
+        standing = target.logits(validation.x).argmax(1) == validation.y
+        clean = float(standing.float().mean())
+        for inner in perturbations(self.trainer, n) or (self.trainer.inner,):
+            pgd = PGD(ThreatModel(inner.norm, inner.eps), self.schedule.validation_steps, inner.step)
+            x, y = validation.x[standing], validation.y[standing]
+            noise = Noise(derive_seed("validation", self.seed), validation.ids[standing])
+            if len(x):
+                standing[standing.clone()] = target.logits(pgd(target, x, y, noise)).argmax(1) == y
+        return clean, float(standing.sum()) / len(validation.y)
 
 
 def _check_cohort(trainer: Trainer, networks: Sequence[nn.Module]) -> None:
@@ -247,15 +258,18 @@ def _check_cohort(trainer: Trainer, networks: Sequence[nn.Module]) -> None:
             raise ValueError("networks of a cohort start from equal weights, so they would teach each other nothing")
 
 
-def _remember(state: Fit, report: EpochReport, networks: Sequence[nn.Module]) -> None:
+def _remember(state: Fit, report: EpochReport, run: _Run) -> None:
     """Append the epoch; copy the weights of each network's last and, where it is better, best snapshot."""
     state.history.append(report)
-    copies = [{name: value.detach().cpu().clone() for name, value in n.state_dict().items()} for n in networks]
+    copies = [{name: value.detach().cpu().clone() for name, value in n.state_dict().items()} for n in run.networks]
     figures = zip(report.clean, report.robust, copies, strict=True)
     state.last = [Snapshot(report.epoch, clean, robust, copy) for clean, robust, copy in figures]
     if not state.best:
         state.best = list(state.last)
-    state.best = [new if new.robust > old.robust else old for old, new in zip(state.best, state.last, strict=True)]
+    for n, (old, new) in enumerate(zip(state.best, state.last, strict=True)):
+        robust = perturbations(run.trainer, n) != ()
+        better = new.robust > old.robust if robust else new.clean > old.clean
+        state.best[n] = new if better else old
 
 
 def _save(path: Path, identity: str, state: Fit, run: _Run) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from attacks.losses import boosted_cross_entropy, cross_entropy, kl_divergence
-from trainers.contract import Cohort, Inner
+from trainers.contract import Alone, Cohort, Inner
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,13 @@ class MART:
 
     def batch_loss(self, cohort: Cohort, x: Tensor, y: Tensor) -> list[Tensor]:
         """See `trainers.contract.Trainer`."""
-        x_adv = cohort.attack(0, x, y, self.inner, cross_entropy)
-        return [self.loss(cohort.logits(0, x), cohort.logits(0, x_adv), y)]
+        return [self.alone(cohort, 0, x, y).loss]
+
+    def alone(self, cohort: Cohort, n: int, x: Tensor, y: Tensor) -> Alone:
+        """The method on network n."""
+        x_adv = cohort.attack(n, x, y, self.inner, cross_entropy)
+        clean, adversarial = cohort.logits(n, x), cohort.logits(n, x_adv)
+        return Alone(self.loss(clean, adversarial, y), x_adv, adversarial)
 
     def loss(self, clean: Tensor, adversarial: Tensor, y: Tensor) -> Tensor:
         """clean, adversarial: logits [B, K]; y [B] -> the scalar loss."""

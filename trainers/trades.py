@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from attacks.losses import cross_entropy, kl_divergence
-from trainers.contract import Cohort, Inner
+from trainers.contract import Alone, Cohort, Inner
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,15 @@ class TRADES:
 
     def batch_loss(self, cohort: Cohort, x: Tensor, y: Tensor) -> list[Tensor]:
         """See `trainers.contract.Trainer`."""
-        target = cohort.logits(0, x, self.inner.bn, grad=False)
-        x_adv = cohort.attack(0, x, target, self.inner, kl_divergence)
-        clean, adversarial = cohort.logits(0, x), cohort.logits(0, x_adv)
-        return [cross_entropy(clean, y).mean() + self.beta * kl_divergence(adversarial, clean).mean()]
+        return [self.alone(cohort, 0, x, y).loss]
+
+    def alone(self, cohort: Cohort, n: int, x: Tensor, y: Tensor) -> Alone:
+        """The method on network n."""
+        target = cohort.logits(n, x, self.inner.bn, grad=False)
+        x_adv = cohort.attack(n, x, target, self.inner, kl_divergence)
+        clean, adversarial = cohort.logits(n, x), cohort.logits(n, x_adv)
+        return Alone(self.loss(clean, adversarial, y), x_adv, adversarial)
+
+    def loss(self, clean: Tensor, adversarial: Tensor, y: Tensor) -> Tensor:
+        """clean, adversarial: logits [B, K]; y [B] -> the scalar loss."""
+        return cross_entropy(clean, y).mean() + self.beta * kl_divergence(adversarial, clean).mean()
