@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from attacks.contract import ThreatModel
-from attacks.decision import fooled
+from attacks.decision import batch_size, fooled
 from attacks.noise import Noise
 from attacks.norms import TINY, distance, per_image
-from attacks.target import Target, default_batch_size
+from attacks.target import Target
 
 HALVINGS = 10  # of the way from the start to the image
 SUCCESS = 0.2  # share of candidates that shall fool; flat between 0.15 and 0.3
@@ -65,7 +65,7 @@ class Boundary:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W], the closest fooling image found, or x."""
         x_adv, best = x.clone(), torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
         right = ~fooled(target, x, y)
-        size = max(1, (target.batch_size or default_batch_size(x)) // self.candidates)
+        size = max(1, batch_size(target, x) // self.candidates)
         for restart in range(self.restarts):
             stream, rows = noise.fork("restart", restart), right.nonzero().squeeze(1)
             start = x.clone()

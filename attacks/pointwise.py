@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from attacks.contract import ThreatModel
-from attacks.decision import candidates_fooled
+from attacks.decision import batch_size, candidates_fooled
 from attacks.noise import Noise
 from attacks.norms import distance
 from attacks.salt_and_pepper import SaltAndPepper
@@ -93,16 +93,16 @@ def put_back(target: Target, x: Tensor, x_adv: Tensor, y: Tensor, order: Tensor,
     """Changed values of x_adv return to x, in `order` [n, values], until no single one can -> like x_adv.
 
     blocks: the first sweep tries half of the values at a time, each further one blocks of half the size; otherwise all
-    sweeps go one by one. Those go on until one changes nothing.
+    sweeps go one by one. Those go on until as many in a row have failed as are left.
 
-    After a failure an image has twice as many blocks tried at once, each on its own, and the first that succeeds
-    counts. The verdicts before it hold, as nothing had changed, and those after it are forgotten: the result does not
-    depend on how many were tried at once, only the number of batches does.
+    Where a batch has room an image has several blocks tried at once, each on its own: after a failure twice as many.
+    The first that succeeds counts: verdicts before it hold, as nothing had changed, those after it are forgotten. So
+    the number of batches depends on what else is in them, the result does not.
     """
-    x_adv, place = x_adv.clone(), torch.arange(len(x), device=x.device)
+    x_adv, place, capacity = x_adv.clone(), torch.arange(len(x), device=x.device), batch_size(target, x)
     listed, count = _listed(x, x_adv, order)
-    size = (count + 1) // 2 if blocks else torch.ones_like(count)
-    first, width, changed = torch.zeros_like(count), torch.ones_like(count), torch.zeros_like(count, dtype=torch.bool)
+    size, width = (count + 1) // 2 if blocks else torch.ones_like(count), torch.ones_like(count)
+    first, failures = torch.zeros_like(count), torch.zeros_like(count)  # next in turn; blocks that failed in a row
 
     def without(rows: Tensor, begin: Tensor) -> Tensor:
         candidate, nth = _lists(torch.minimum(size[rows], count[rows] - begin))
@@ -112,23 +112,25 @@ def put_back(target: Target, x: Tensor, x_adv: Tensor, y: Tensor, order: Tensor,
         return images.view(-1, *x.shape[1:])
 
     while len(place):
-        part = size[place]
-        tried = torch.minimum(width[place], (count[place] - first[place] + part - 1) // part)
+        part, left = size[place], (count - first)[place]
+        left = torch.where(part == 1, torch.minimum(left, (count - failures)[place]), left)
+        tried = torch.minimum(width[place].clamp_max(max(1, capacity // len(place))), (left + part - 1) // part)
         owner, nth = _lists(tried)
-        rows, none = place[owner], len(owner)
+        rows = place[owner]
         hit = candidates_fooled(target, x, y, rows, first[rows] + nth * size[rows], without)
-        won = torch.full_like(tried, none).scatter_reduce(0, owner, torch.where(hit, nth, none), "amin")
-        success = won < none
-        winners = place[success]
-        x_adv[winners] = without(winners, first[winners] + (won * part)[success])
-        changed[winners] = True
-        first[place] += part * torch.where(success, won + 1, tried)
-        width[place] = torch.where(success, won + 1, 2 * width[place])
-        again = place[(first[place] >= count[place]) & (changed[place] | (part > 1))]
-        listed[again], count[again] = _listed(x[again], x_adv[again], order[again])
-        size[again] = torch.minimum((size[again] + 1) // 2, (count[again] + 1) // 2)
-        first[again], changed[again] = 0, False
-        place = place[first[place] < count[place]]
+        used = tried.scatter_reduce(0, owner, torch.where(hit, nth + 1, len(owner)), "amin")
+        success = torch.bincount(owner[hit], minlength=len(place)) > 0
+        won = place[success]
+        x_adv[won] = without(won, first[won] + size[won] * (used[success] - 1))
+        first[place] += part * used
+        failures[place] = torch.where(success, 0, failures[place] + used)
+        width[place] = torch.where(success, used, 2 * width[place])
+        ended = place[first[place] >= count[place]]
+        listed[ended], count[ended] = _listed(x[ended], x_adv[ended], order[ended])
+        failures[ended] *= size[ended] == 1
+        size[ended] = torch.minimum((size[ended] + 1) // 2, (count[ended] + 1) // 2)
+        first[ended] = 0
+        place = place[(size[place] > 1) | (failures[place] < count[place])]
     return x_adv
 
 
