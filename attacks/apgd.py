@@ -237,7 +237,7 @@ class _SparseAscent(_Ascent):
 
     def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """Into the intersection of ball and box, exactly."""
-        return (x + norms.project_l1_in_box(x, x_adv - x, self.eps)).clamp(0, 1)
+        return (x + norms.project_l1_in_box(x, x_adv - x, norms.l1_inside(self.eps, x))).clamp(0, 1)
 
     def changed(self, rows: slice) -> Tensor:
         """How many values of the best point differ from the image, [b]."""

@@ -84,8 +84,9 @@ class MSD:
         """The steepest step of each norm from the same x_adv -> (the one with the largest loss, that loss [N])."""
         _, grad, _ = target.loss_grad(x_adv, y, loss)
         pixels = noise.fork("pixels", step).integers(*self.l1_pixels)
+        l1 = norms.l1_inside(self.l1, x)
         moves = {
-            "L1": norms.project_l1(x_adv + norms.l1_ascent(grad, x_adv, self.l1_step, pixels) - x, self.l1),
+            "L1": norms.project_l1(x_adv + norms.l1_ascent(grad, x_adv, self.l1_step, pixels) - x, l1),
             "L2": norms.project_l2(x_adv + norms.l2_ascent(grad, x_adv, self.l2_step) - x, self.l2),
             "Linf": (x_adv + self.linf_step * grad.sign() - x).clamp(-self.linf, self.linf),
         }

@@ -49,13 +49,21 @@ def project_l1(delta: Tensor, eps: float) -> Tensor:
     if not outside.any():
         return delta
     largest = size[outside].sort(dim=1, descending=True).values
-    excess = largest.cumsum(1) - eps
+    excess = largest.cumsum(1, dtype=torch.float64) - eps
     count = torch.arange(1, flat.shape[1] + 1, device=delta.device)
     last = (largest * count > excess).sum(1, keepdim=True).clamp_min(1)  # how many entries stay non-zero
     threshold = excess.gather(1, last - 1) / last
     projected = flat.clone()
-    projected[outside] = flat[outside].sign() * (size[outside] - threshold).clamp_min(0)
+    projected[outside] = flat[outside].sign() * (size[outside] - threshold.to(flat)).clamp_min(0)
     return projected.view_as(delta)
+
+
+def l1_inside(eps: float, x: Tensor) -> float:
+    """The radius to project to so that x + delta, rounded value by value, is no farther than eps in L1.
+
+    x [N, ...] in [0, 1]. About 8e-6 less than 12 for a 32x32 colour image; small radii lose a thousandth at most.
+    """
+    return eps - min(x.shape[1:].numel() * torch.finfo(x.dtype).eps / 4, eps / 1000)
 
 
 def project_l1_in_box(x: Tensor, delta: Tensor, eps: float) -> Tensor:
@@ -68,18 +76,17 @@ def project_l1_in_box(x: Tensor, delta: Tensor, eps: float) -> Tensor:
     size, image = delta.flatten(1).abs(), x.flatten(1)
     room = torch.where(delta.flatten(1) > 0, 1 - image, image).clamp_min(0)
     kept = torch.minimum(size, room)
-    outside = kept.sum(1) > eps
+    outside = kept.sum(1, dtype=torch.float64) > eps
     if outside.any():
         s, r = size[outside], room[outside]
         points, order = torch.cat([(s - r).clamp_min(0), s], 1).sort(dim=1)
         slopes = torch.cat([torch.ones_like(s), -torch.ones_like(s)], 1).gather(1, order).cumsum(1)
-        falls = slopes[:, :-1] * points.diff(
-            dim=1
-        )  # from the second point on: how much length each interval takes away
-        length = kept[outside].sum(1, keepdim=True) - torch.cat([torch.zeros_like(points[:, :1]), falls.cumsum(1)], 1)
-        before = (length > eps).sum(1, keepdim=True) - 1  # the last point at which the length is still too large
+        # from the second point on: how much length the interval before it takes away
+        falls = torch.nn.functional.pad((slopes[:, :-1] * points.diff(dim=1)).double(), (1, 0))
+        length = kept[outside].double().sum(1, keepdim=True) - falls.cumsum(1)
+        before = ((length > eps).sum(1, keepdim=True) - 1).clamp_min(0)  # the last point where it is still too large
         rest = (length.gather(1, before) - eps) / slopes.gather(1, before).clamp_min(1)
-        t = points.gather(1, before) + rest
+        t = (points.gather(1, before) + rest).to(s)
         kept[outside] = torch.minimum((s - t).clamp_min(0), r)
     return (kept * delta.flatten(1).sign()).view_as(delta)
 

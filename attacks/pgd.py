@@ -13,7 +13,6 @@ moves nothing instead of giving NaN.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal
@@ -181,9 +180,10 @@ class _Work:
             low, high = self.bounds
             return torch.clamp(x_adv, low[rows], high[rows], out=x_adv)
         x = self.bounds[0][rows]
-        project: Callable[[Tensor, float], Tensor]
-        project = norms.project_l2 if self.pgd.threat.norm == "L2" else norms.project_l1
-        return torch.clamp(x + project(x_adv - x, self.pgd.threat.eps), 0, 1, out=x_adv)
+        eps, delta = self.pgd.threat.eps, x_adv - x
+        l1 = self.pgd.threat.norm == "L1"
+        delta = norms.project_l1(delta, norms.l1_inside(eps, x)) if l1 else norms.project_l2(delta, eps)
+        return torch.clamp(x + delta, 0, 1, out=x_adv)
 
     def keep(self, standing: Tensor) -> None:
         """Drop the images that are not `standing` ([n] bool)."""

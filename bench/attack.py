@@ -1,4 +1,4 @@
-"""`bench attack`: one model, one attack, one verdict per image, written as a record like any other.
+"""`bench attack`: one model, one attack or the worst case of several, one verdict per image, a record like any other.
 
 The model is a run id of the registry, a weights file with an architecture, or a user's own module:factory.
 """
@@ -6,21 +6,26 @@ The model is a run id of the registry, a weights file with an architecture, or a
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from attacks.contract import Attack
+from attacks.contract import Attack, ThreatModel
 from attacks.target import ModelError, Precision
 from bench import data, models, plan, registry, weights
 from bench.catalog import Catalog
 from bench.config import UserError, choose
 from bench.data import Dataset, Images
 from bench.device import choose_device, describe
-from bench.evaluate import Verdicts, check_transfer, craft, evaluate, fingerprint
+from bench.evaluate import DISTANCES, Verdicts, check_transfer, craft, evaluate, fingerprint
 from bench.records import EvalRecord, Results, Source, list_runs, provenance, write_eval
+from bench.spec import CLEAN
+from bench.stats import wilson
+from bench.union import common_threat, evaluate_union
 
 Statistics = tuple[float, ...]
 NORMS = {
@@ -46,7 +51,7 @@ class Subject(NamedTuple):
 
 def attack_model(
     model: str,
-    attack: str,
+    attacks: tuple[str, ...],
     *,
     results: Path,
     dataset: str | None = None,
@@ -65,49 +70,122 @@ def attack_model(
     mean: Statistics | None = None,
     std: Statistics | None = None,
     source: str | None = None,
-) -> list[str]:
-    """Attack, judge, write the record; returns the lines to print. Raises UserError.
+    say: Callable[[str], None] = print,
+) -> None:
+    """Attack, judge, write the record, say what came out. Raises UserError.
 
-    source: the model that the attack is crafted on, given like `model`; None is `model` itself.
+    attacks: names of attacks and suites; of several the worst case counts. source: the model that the attack is crafted
+    on, given like `model`; None is `model` itself.
     """
     folder, where = Results(results), choose_device(device)
     if dataset is None and model in list_runs(folder):
         dataset = registry.read_run(folder, model).dataset
     loaded = data.load(dataset or "digits", data_dir)
+    catalog = Catalog(recipes, assignments)
+    parts = catalog.parts(attacks)
+    chosen = {name: catalog.with_threat(name, eps, norm and _norm(norm)).attack(name) for name in parts}
+    if len(parts) > 1 and source is not None:
+        raise UserError("--source goes with one attack; craft them one by one")
     subject = _subject(folder, model, arch, loaded, mean, std)
-    origin = None if source is None else _subject(folder, source, arch, loaded, mean, std)
-    chosen = _choose_images(loaded, images, indices)
-    setting, resolved = _attack(Catalog(recipes, assignments), attack, eps, norm)
-    given: Any = {"name": attack, "seed": seed, "batch_size": batch_size, "gradient_precision": gradient_precision}
-    crafted, named = None, source
+    wanted = _choose_images(loaded, images or _images_of(catalog, attacks), indices)
+    job = _Job(folder, loaded, subject, wanted, where, seed, batch_size, gradient_precision)
     try:
-        if origin is not None:
-            crafted = craft(origin.network.to(where), check_transfer(attack, setting), chosen, loaded.classes, **given)
-        named = model
-        verdicts = evaluate(subject.network.to(where), setting, chosen, loaded.classes, crafted=crafted, **given)
+        if len(parts) > 1:
+            lines = job.union("+".join(attacks), chosen, say)
+        else:
+            origin = None if source is None else _subject(folder, source, arch, loaded, mean, std)
+            lines = job.single(parts[0], *chosen[parts[0]], origin)
     except ModelError as error:
-        raise UserError(f"{named}: {error}") from error
-    options = {"gradient_precision": gradient_precision}
-    identity = plan.eval_identity(resolved, attack, chosen.sha256, seed, options, origin.run_id if origin else None)
-    record = EvalRecord(
-        run_id=subject.run_id,
-        eval_id=plan.eval_id(attack, len(chosen), identity),
-        attack=attack,
-        settings=resolved["settings"],
-        norm=setting.threat.norm if setting else "none",
-        eps=setting.threat.eps if setting else 0.0,
-        seed=seed,
-        dataset=loaded.name,
-        weights_sha256=subject.weights_sha256,
-        images_sha256=chosen.sha256,
-        cost=verdicts.cost,
-        provenance=provenance(describe(where), torch.get_num_threads()),
-        images=verdicts.table,
-        source=Source(origin.run_id, origin.weights_sha256) if origin else None,
-    )
-    path = write_eval(folder, record)
-    lines = [*_lines(attack, setting, resolved, verdicts), f"data: {loaded.source}", f"record: {path}"]
-    return lines if origin is None else [f"crafted on {origin.run_id}, judged on {subject.run_id}", *lines]
+        raise UserError(f"{model if source is None else f'{model} or {source}'}: {error}") from error
+    for line in lines:
+        say(line)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every attack of one command shares."""
+
+    folder: Results
+    dataset: Dataset
+    subject: Subject
+    images: Images
+    device: torch.device
+    seed: int
+    batch_size: int | None
+    precision: Precision
+
+    @property
+    def given(self) -> dict[str, Any]:
+        return {"seed": self.seed, "batch_size": self.batch_size, "gradient_precision": self.precision}
+
+    def single(self, name: str, attack: Attack | None, resolved: dict[str, Any], origin: Subject | None) -> list[str]:
+        """One attack, crafted on `origin` where that is another model -> what to print."""
+        network, crafted, classes = self.subject.network.to(self.device), None, self.dataset.classes
+        if origin is not None:
+            on = origin.network.to(self.device)
+            crafted = craft(on, check_transfer(name, attack), self.images, classes, name=name, **self.given)
+        verdicts = evaluate(network, attack, self.images, classes, name=name, crafted=crafted, **self.given)
+        threat = ThreatModel("own", 0) if attack is None else attack.threat
+        source = Source(origin.run_id, origin.weights_sha256) if origin else None
+        written = self._write(name, resolved, threat, verdicts, source=source)
+        lines = [f"{name}: {plan.budget(resolved)}; {len(self.images)} images", *_verdict_lines(name, verdicts)]
+        if threat.norm in DISTANCES:
+            farthest = verdicts.table[threat.norm.lower()].max()
+            lines.append(f"max {threat.norm} perturbation: {farthest:.5f} (eps {threat.eps:.5f})")
+        crafted_on = [f"crafted on {origin.run_id}, judged on {self.subject.run_id}"] if origin else []
+        return [*crafted_on, *lines, *written]
+
+    def union(
+        self, name: str, attacks: dict[str, tuple[Attack | None, dict[str, Any]]], say: Callable[[str], None]
+    ) -> list[str]:
+        """The worst case of several attacks -> what to print; a line for each attack as it ends goes to `say`."""
+        own = {part: attack for part, (attack, _) in attacks.items() if attack is not None}
+
+        def on_part(part: str, left: int, verdicts: Verdicts) -> None:
+            fallen = int((~verdicts.table["robust"]).sum())
+            say(f"{part:24} breaks {fallen} of {len(verdicts.table)}; {left} stand, {verdicts.cost.seconds:.1f} s")
+
+        network = self.subject.network.to(self.device)
+        found = evaluate_union(network, own, self.images, self.dataset.classes, on_part=on_part, **self.given)
+        parts = {part: resolved for part, (_, resolved) in attacks.items()}
+        resolved = {"attack": "union", "version": 1, "settings": {"parts": parts}}
+        written = self._write(name, resolved, common_threat(own), found, broken_by=found.broken_by)
+        return [
+            f"{name}: worst case of {len(own)} attacks; {len(self.images)} images",
+            *_verdict_lines(name, found),
+            *written,
+        ]
+
+    def _write(
+        self, name: str, resolved: dict[str, Any], threat: ThreatModel, verdicts: Verdicts, **more: Any
+    ) -> list[str]:
+        """The record on disk -> where it and the images came from."""
+        source: Source | None = more.get("source")
+        identity = plan.eval_identity(
+            resolved,
+            name,
+            self.images.sha256,
+            self.seed,
+            {"gradient_precision": self.precision},
+            source.run_id if source else None,
+        )
+        record = EvalRecord(
+            run_id=self.subject.run_id,
+            eval_id=plan.eval_id(name, len(self.images), identity),
+            attack=name,
+            settings=resolved["settings"],
+            norm="none" if resolved["attack"] == CLEAN else threat.norm,
+            eps=threat.eps,
+            seed=self.seed,
+            dataset=self.dataset.name,
+            weights_sha256=self.subject.weights_sha256,
+            images_sha256=self.images.sha256,
+            cost=verdicts.cost,
+            provenance=provenance(describe(self.device), torch.get_num_threads()),
+            images=verdicts.table,
+            **more,
+        )
+        return [f"data: {self.dataset.source}", f"record: {write_eval(self.folder, record)}"]
 
 
 def _subject(
@@ -159,30 +237,22 @@ def _choose_images(source: Dataset, count: int | None, indices: Path | None) -> 
     return chosen if count is None else chosen.head(count)
 
 
-def _attack(catalog: Catalog, name: str, eps: float | None, norm: str | None) -> tuple[Attack | None, dict[str, Any]]:
-    """The attack of that name with another radius or norm where the user says so. Raises UserError."""
-    catalog = catalog.with_threat(name, eps, None if norm is None else _norm(norm))
-    return catalog.attack(name)
+def _images_of(catalog: Catalog, attacks: tuple[str, ...]) -> int | None:
+    """How many images the suites among them ask for, at least; None is all."""
+    return min((suite.images for name in attacks if (suite := catalog.suites.get(name)) and suite.images), default=None)
 
 
 def _norm(name: str) -> str:
     return NORMS.get(name.lower()) or choose(name, set(NORMS.values()), "norm")
 
 
-def _lines(attack: str, setting: Attack | None, resolved: dict[str, Any], verdicts: Verdicts) -> list[str]:
+def _verdict_lines(name: str, verdicts: Verdicts) -> list[str]:
     """What people look for, in the shape they look for it."""
-    from bench.stats import wilson
-
-    table = verdicts.table
+    table, cost = verdicts.table, verdicts.cost
     low, high = wilson(int(table["robust"].sum()), len(table))
-    lines = [
-        f"{attack}: {plan.budget(resolved)}; {len(table)} images",
+    return [
         f"clean accuracy: {verdicts.clean_accuracy:.2%}",
-        f"robust accuracy after {attack}: {verdicts.robust_accuracy:.2%} (total time {verdicts.cost.seconds:.1f} s)",
+        f"robust accuracy after {name}: {verdicts.robust_accuracy:.2%} (total time {cost.seconds:.1f} s)",
         f"95 % interval: [{low:.2%}, {high:.2%}]; {int((~table['robust']).sum())} of {len(table)} images fall",
-        f"passes: {verdicts.cost.forward_passes} forward, {verdicts.cost.backward_passes} backward",
+        f"passes: {cost.forward_passes} forward, {cost.backward_passes} backward",
     ]
-    if setting is not None and setting.threat.norm in ("Linf", "L2", "L1", "L0"):
-        norm = setting.threat.norm
-        lines.append(f"max {norm} perturbation: {table[norm.lower()].max():.5f} (eps {setting.threat.eps:.5f})")
-    return lines

@@ -1,8 +1,8 @@
 """Names in TOML -> trainers and attacks, built and checked: recipes, schedules and attack settings by name.
 
 Reads trainers/recipes.toml and attacks/suite.toml, then a user's own file (tables [recipes.NAME], [schedules.NAME],
-[attacks.NAME]), then `--set` assignments. Nothing is built before it is asked for, so a mistake in a recipe that no
-table uses costs nobody anything.
+[attacks.NAME], [suites.NAME]), then `--set` assignments. Nothing is built before it is asked for, so a mistake in a
+recipe that no table uses costs nobody anything.
 """
 
 from __future__ import annotations
@@ -39,6 +39,15 @@ class Recipe:
         return {"trainer": self.trainer_name, "version": self.trainer.version, "settings": settings}
 
 
+@dataclass(frozen=True)
+class Suite:
+    """Attacks whose worst case counts, cheap and strong ones first. images: the first so many test images."""
+
+    parts: tuple[str, ...]
+    images: int | None = None
+    note: str = ""
+
+
 class Catalog:
     """All recipes and attack settings by name. Raises UserError for unknown names and settings that do not fit."""
 
@@ -46,6 +55,7 @@ class Catalog:
         book = read_toml(Path(str(files("trainers") / "recipes.toml")))
         tables = {"recipes": book["recipes"], "schedules": book["schedules"]}
         tables["attacks"] = read_toml(Path(str(files("attacks") / "suite.toml")))
+        tables["suites"] = tables["attacks"].pop("suites")
         if file is not None:
             own = read_toml(file)
             for kind, entries in own.items():
@@ -55,6 +65,7 @@ class Catalog:
         merged = override(recipes | tables["attacks"], list(assignments))
         self.recipe_tables = {name: merged[name] for name in recipes}
         self.attack_tables = {name: merged[name] for name in tables["attacks"]}
+        self.suites = {name: build(Suite, table, f"suite {name!r}") for name, table in tables["suites"].items()}
 
     def with_threat(self, name: str, eps: float | None, norm: str | None) -> Catalog:
         """The same catalog where the attack of that name has another radius or norm."""
@@ -84,6 +95,15 @@ class Catalog:
         kind = _pop(table, "attack", f"attack {name!r}")
         attack: Attack = build(ATTACKS[choose(kind, ATTACKS, "attack")], table, f"attack {name!r}")
         return attack, {"attack": kind, "version": attack.version, "settings": settings_of(attack)}
+
+    def parts(self, names: Sequence[str]) -> list[str]:
+        """Names of attacks and suites -> names of attacks, each once."""
+        for name in names:
+            choose(name, {CLEAN, *self.attack_tables, *self.suites}, "attack or suite")
+        return list(dict.fromkeys(part for name in names for part in self._parts(name)))
+
+    def _parts(self, name: str) -> tuple[str, ...]:
+        return self.suites[name].parts if name in self.suites else (name,)
 
 
 def _with_schedule(name: str, table: dict[str, Any], schedules: dict[str, Any]) -> dict[str, Any]:

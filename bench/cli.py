@@ -174,7 +174,7 @@ def train(recipe: str, **given: Any) -> int:
 
 @app.command()
 @click.argument("model")
-@click.argument("attack")
+@click.argument("attacks", nargs=-1, required=True, metavar="ATTACK ...")
 @options(DATASET, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION)
 @click.option("--eps", help="Radius, e.g. 8/255 or 0.5 (Linf: a bare 8 is refused).")
 @click.option("--norm", help="Linf, L2 or L1.")
@@ -183,11 +183,11 @@ def train(recipe: str, **given: Any) -> int:
 @click.option("--source", metavar="MODEL", help="Craft the attack on this model instead, and judge it on MODEL.")
 @click.option("--mean", help="Normalisation of a weights file, e.g. 0.49,0.48,0.45 or 125.3/255,123/255,113.9/255.")
 @click.option("--std", help="See --mean.")
-def attack(model: str, attack: str, **given: Any) -> int:
-    """Attack MODEL with ATTACK and judge every image.
+def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
+    """Attack MODEL with ATTACK and judge every image; of several attacks the worst case counts.
 
     MODEL: a run id, a weights file (with --arch), or module:factory (runs that code). ATTACK: a name of
-    `bench list attacks`, or "clean".
+    `bench list attacks`, a suite of them, or "clean". Each attack sees what the ones before it left standing.
     """
     from bench.attack import attack_model
     from bench.evaluate import AttackError
@@ -196,10 +196,9 @@ def attack(model: str, attack: str, **given: Any) -> int:
         given[key] = None if given[key] is None else tuple(number(part) for part in given[key].split(","))
     given["eps"] = None if given["eps"] is None else number(given["eps"])
     try:
-        lines = attack_model(model, attack, **given)
+        attack_model(model, attacks, **given, say=click.echo)
     except AttackError as error:
         return _complain(f"no number: {error}", code=1)
-    click.echo("\n".join(lines))
     return 0
 
 

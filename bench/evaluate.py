@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import pandas as pd
@@ -81,16 +80,14 @@ def evaluate(
     seed: int = 0,
     batch_size: int | None = None,
     gradient_precision: Precision = "float32",
-    on_images: Callable[[int], None] | None = None,
     crafted: Crafted | None = None,
 ) -> Verdicts:
     """Attack the images that the model gets right, and judge every image.
 
     model: in evaluation mode, on the device to use, [B, C, H, W] in [0, 1] -> logits [B, classes]. attack: None is
-    clean accuracy. name, seed: with each image's id they make its noise. on_images: called with the number of images
-    that will be attacked. crafted: what `craft` made of the same images with the same attack, on another network; it
-    is judged instead, and its cost is counted in. Raises UserError for bad images, ModelError for a model that cannot
-    be measured, AttackError for an attack that broke its contract.
+    clean accuracy. name, seed: with each image's id they make its noise. crafted: what `craft` made of the same images
+    with the same attack, on another network; it is judged instead, and its cost is counted in. Raises UserError for bad
+    images, ModelError for a model that cannot be measured, AttackError for an attack that broke its contract.
     """
     check_images(images.x, images.y, classes)
     device = _device(model)
@@ -108,8 +105,6 @@ def evaluate(
         check_contract(name, attack, x, x_adv)
         started -= crafted.seconds
     elif attack is not None and len(standing):
-        if on_images:
-            on_images(len(standing))
         noise = Noise(derive_seed("attack", name, seed), images.ids.to(device))
         x_adv[standing] = _run(name, attack, target[standing], x[standing], y[standing], noise[standing])
     _check_unchanged(name, model, before)

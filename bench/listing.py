@@ -28,7 +28,7 @@ def recipes(results: Path) -> list[str]:
 
 
 def attacks(results: Path) -> list[str]:
-    """Name, implementation, budget and source of every attack setting."""
+    """Name, implementation, budget and source of every attack setting, then the suites."""
     from bench.catalog import Catalog
     from bench.plan import budget
 
@@ -40,6 +40,9 @@ def attacks(results: Path) -> list[str]:
         kind = "closest, read at " if attack is not None and attack.closest else ""
         source = _first_line(inspect.getmodule(type(attack)))
         lines.append(f"{name:26} {made_by:32} {kind + budget(resolved):52} {source}")
+    for name, suite in catalog.suites.items():
+        note = f" ({suite.note})" if suite.note else ""
+        lines.append(f"{name:26} {'worst case of':32} {', '.join(suite.parts)}{note}")
     return lines
 
 

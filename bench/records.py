@@ -76,7 +76,8 @@ class Source:
 @dataclass(frozen=True)
 class EvalHead:
     """One network under one attack, without the images. eps: in image units; clean accuracy has eps 0. source: of a
-    transfer attack; None is the network itself.
+    transfer attack; None is the network itself. broken_by: for a union of attacks, the ids of the images that each of
+    them broke.
     """
 
     run_id: str
@@ -92,6 +93,7 @@ class EvalHead:
     cost: Cost
     provenance: Provenance
     source: Source | None = field(default=None, kw_only=True)
+    broken_by: dict[str, list[int]] | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,19 @@ def test_l1_projection_is_the_nearest_point():
         assert torch.allclose(norms.project_l1(delta[None], eps)[0], nearest, atol=1e-9)
 
 
+@pytest.mark.parametrize("eps", [0.1, 1.0, 12.0])
+def test_rounding_leads_nobody_out_of_the_l1_ball(eps):
+    """Thousands of rounded values add up: without the margin some of these images are beyond the radius."""
+    generator = torch.Generator().manual_seed(0)
+    x = 0.5 + 0.4 * torch.rand(50, 3, 32, 32, generator=generator)
+    far = torch.rand(x.shape, generator=generator)
+    for project in (norms.project_l1, lambda delta, radius: norms.project_l1_in_box(x, delta, radius)):
+        x_adv = x + project(far, norms.l1_inside(eps, x))
+        length = norms.distance("L1", x, x_adv)
+        assert (length <= eps).all() and (length > 0.99 * eps).all()
+        assert (norms.distance("L1", x, x + project(far, eps)) > eps).any(), "the sample must need the margin"
+
+
 def test_l1_projection_in_the_box_is_the_nearest_point():
     """clip(|delta| - t, 0, room) with t found by bisection; no point of the set nearby is nearer."""
     generator = torch.Generator().manual_seed(3)

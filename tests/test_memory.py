@@ -1,0 +1,40 @@
+"""An attack on all test images at once fits on a laptop: 10,000 images of CIFAR-10's size in less than 2 GiB."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MEASURE = """
+import sys, torch
+from attacks.contract import ThreatModel
+from attacks.pgd import PGD
+from bench import models
+from bench.data import Images
+from bench.evaluate import evaluate
+
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+
+model = models.create("cnn-a", (3, 32, 32), 10, seed=0)
+x = torch.rand(10_000, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+with torch.no_grad():
+    y = torch.cat([model(part) for part in x.split(50)]).argmax(1)
+images = Images(x, y, torch.arange(len(x)))
+evaluate(model, PGD(ThreatModel("Linf", 1e-4), 2, 1e-4), images.head(64), 10)  # loads what is loaded once
+open("/proc/self/clear_refs", "w").write("5")
+before = peak()
+verdicts = evaluate(model, PGD(ThreatModel("Linf", 1e-4), int(sys.argv[1]), 1e-4), images, 10)
+print((peak() - before) / 2**10, verdicts.robust_accuracy)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is read from Linux's /proc")
+def test_ten_thousand_images_stay_below_two_gibibytes():
+    done = subprocess.run([sys.executable, "-c", MEASURE, "3"], capture_output=True, text=True, check=True)
+    mebibytes, robust = map(float, done.stdout.split())
+    assert robust > 0.9, "the images must stand, or the work shrinks"
+    assert 100 < mebibytes < 2048
