@@ -1,14 +1,15 @@
-"""Attacks side by side in one run: ours, foolbox, torchattacks, pyautoattack, and the bare cost of gradient passes.
+"""Attacks side by side in one run: ours, the libraries' (foolbox, torchattacks, pyautoattack, ART), and bare passes.
 
     python benchmarks/attack_speed.py --arch resnet8 --images 256             # PGD-20 and PGD-100
     python benchmarks/attack_speed.py --arch resnet8 --images 128 --all       # every attack that a library has too
+    pip install adversarial-robustness-toolbox six tqdm      # for the rows of ART; nothing else needs it
 
 Images: CIFAR-10 from --data-dir or BENCH_DATA where there is one, otherwise digits. The network is trained here for a
 little while with AT, and each radius is then bisected so that about half of the images stand. All take turns (A B C A
 B C ...); medians of seconds are printed, and ratios turn by turn. Libraries run through their adapters on the same
 images, in batches of the size that ours has. "bare" is autograd.grad of the cross-entropy with respect to images, as
-many passes as the attack makes without early stop. Strength: robust accuracy, or the median distance of a
-minimal-norm attack; both are judged on the model itself.
+many passes as the attack makes without early stop. passes: forward and backward, per image. Strength: robust accuracy,
+or the median distance of a minimal-norm attack; both are judged on the model itself.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from attacks import ATTACKS
 from attacks.contract import Attack, ThreatModel
@@ -38,9 +39,18 @@ from trainers.at import AT
 from trainers.contract import Inner
 from trainers.loop import Schedule, fit
 
-Run = Callable[[], Tensor]
+
+class Made(NamedTuple):
+    """What a contender made of all images, and its forward and backward passes."""
+
+    x_adv: Tensor
+    forward: int
+    backward: int
+
+
+Run = Callable[[], Made]
 Runs = dict[str, Run]
-LIBRARIES = ("foolbox", "torchattacks", "pyautoattack")
+LIBRARIES = ("foolbox", "torchattacks", "pyautoattack", "ART")
 
 
 class Problem:
@@ -48,7 +58,7 @@ class Problem:
 
     def __init__(self, arch: str, count: int, data_dir: str | None, train_images: int) -> None:
         dataset = data.load("cifar10" if data_dir else "digits", data_dir)
-        self.network = models.create(arch, dataset.image_shape, dataset.classes, seed=0)
+        self.network, self.classes = models.create(arch, dataset.image_shape, dataset.classes, seed=0), dataset.classes
         cpu = torch.device("cpu")
         train = _split(dataset.train.head(min(train_images, len(dataset.train))), cpu)
         method = AT(Inner(eps=4 / 255 if data_dir else 0.1, steps=2, step=3 / 255 if data_dir else 0.06))
@@ -65,7 +75,7 @@ class Problem:
         low = 0.0
         for _ in range(8):
             eps = (low + high) / 2
-            fooled = self.ours(PGD(ThreatModel(norm, eps), 20, eps / 8))()
+            fooled = self.ours(PGD(ThreatModel(norm, eps), 20, eps / 8))().x_adv
             low, high = (low, eps) if float(self.standing(fooled)) < 0.5 else (eps, high)
         return (low + high) / 2
 
@@ -75,19 +85,25 @@ class Problem:
 
     def ours(self, attack: Attack, precision: str = "float32", quick: bool = True) -> Run:
         noise, copy = Noise(0, torch.arange(len(self.x))), self.quick if quick else None
-        return lambda: attack(Target(self.network, None, precision, quick=copy), self.x, self.y, noise)
+
+        def run() -> Made:
+            target = Target(self.network, None, precision, quick=copy)
+            x_adv = attack(target, self.x, self.y, noise)
+            return Made(x_adv, target.forward_passes, target.backward_passes)
+
+        return run
 
     def bare(self, passes: int) -> Run:
         """As many forward and backward passes, and nothing else."""
         size = default_batch_size(self.x)
 
-        def run() -> Tensor:
+        def run() -> Made:
             for _ in range(passes):
                 for rows in range(0, len(self.x), size):
                     variable = self.x[rows : rows + size].detach().requires_grad_(True)
                     loss = F.cross_entropy(self.network(variable), self.y[rows : rows + size], reduction="sum")
                     torch.autograd.grad(loss, variable)
-            return self.x
+            return Made(self.x, passes * len(self.x), passes * len(self.x))
 
         return run
 
@@ -97,6 +113,25 @@ class Problem:
         if library == "pyautoattack":
             return self.ours(ATTACKS[library](threat, batch=size, **settings), quick=False)
         return self.ours(ATTACKS[library](threat, name, settings, batch=size), quick=False)
+
+    def art(self, name: str, **settings: Any) -> Runs:
+        """An attack of the Adversarial Robustness Toolbox, where it is installed."""
+        try:
+            from art.attacks import evasion
+            from art.estimators.classification import PyTorchClassifier
+        except ImportError:
+            return {}
+
+        def run() -> Made:
+            target = Target(self.network, default_batch_size(self.x))
+            shape, classes = tuple(self.x.shape[1:]), self.classes
+            wrapped = PyTorchClassifier(target.module(), nn.CrossEntropyLoss(), shape, classes, clip_values=(0.0, 1.0))
+            size = default_batch_size(self.x)
+            made = getattr(evasion, name)(wrapped, batch_size=size, verbose=False, **settings)
+            x_adv = torch.from_numpy(made.generate(self.x.numpy(), F.one_hot(self.y, classes).numpy()))
+            return Made(x_adv, target.forward_passes, target.backward_passes)
+
+        return {"ART": run}
 
     def attack(self, kind: str, norm: str, **settings: Any) -> Attack:
         return ATTACKS[kind](ThreatModel(norm, self.eps[norm]), **settings)
@@ -141,6 +176,7 @@ def all_rows(p: Problem) -> dict[str, Runs]:
             p.attack("pgd", "Linf", steps=100, step=step),
             foolbox=p.peer("foolbox", "Linf", "LinfPGD", abs_stepsize=step, steps=100),
             torchattacks=p.peer("torchattacks", "Linf", "PGD", alpha=step, steps=100),
+            **p.art("ProjectedGradientDescent", eps=linf, eps_step=step, max_iter=100, num_random_init=1),
         ),
         "PGD-50 L2": row(
             p.attack("pgd", "L2", steps=50, step=l2 / 10),
@@ -154,6 +190,7 @@ def all_rows(p: Problem) -> dict[str, Runs]:
         "APGD-CE": row(
             p.attack("apgd", "Linf"),
             torchattacks=p.peer("torchattacks", "Linf", "APGD", steps=100, loss="ce"),
+            **p.art("AutoProjectedGradientDescent", eps=linf, eps_step=2 * linf, nb_random_init=1),
         ),
         "APGD-T": row(
             p.attack("apgd", "Linf", targets=9),
@@ -168,6 +205,7 @@ def all_rows(p: Problem) -> dict[str, Runs]:
             p.attack("deepfool", "L2"),
             foolbox=p.peer("foolbox", "L2", "L2DeepFoolAttack", steps=100, candidates=10),
             torchattacks=p.peer("torchattacks", "L2", "DeepFool", steps=100),
+            **p.art("DeepFool", max_iter=100, epsilon=0.02, nb_grads=10),
         ),
         "C&W L2": row(
             p.attack("cw-l2", "L2"),
@@ -175,6 +213,7 @@ def all_rows(p: Problem) -> dict[str, Runs]:
                 "foolbox", "L2", "L2CarliniWagnerAttack", steps=200, stepsize=0.025, binary_search_steps=5,
                 initial_const=0.01, abort_early=False,
             ),
+            **p.art("CarliniL2Method", max_iter=200, binary_search_steps=5, learning_rate=0.025, initial_const=0.01),
         ),
         "salt-and-pepper": row(
             p.attack("salt-and-pepper", "L1"),
@@ -184,39 +223,41 @@ def all_rows(p: Problem) -> dict[str, Runs]:
         "boundary-1000": row(
             p.attack("boundary", "L2", steps=1000),
             foolbox=p.peer("foolbox", "L2", "BoundaryAttack", steps=1000),
+            **p.art("BoundaryAttack", targeted=False, max_iter=1000),
         ),
     }  # fmt: skip
 
 
-def compare(runs: Runs, repeats: int) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
-    """Seconds of each, taking turns, and the images of the last turn. With several turns the first only warms up."""
+def compare(runs: Runs, repeats: int) -> tuple[dict[str, list[float]], dict[str, Made]]:
+    """Seconds of each, taking turns, and what the last turn made. With several turns the first only warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    images: dict[str, Tensor] = {}
+    made: dict[str, Made] = {}
     for turn in range(repeats + (repeats > 1)):
         for name, run in runs.items():
             started = time.perf_counter()
-            images[name] = run()
+            made[name] = run()
             if turn or repeats == 1:
                 seconds[name].append(time.perf_counter() - started)
-    return seconds, images
+    return seconds, made
 
 
 def report(p: Problem, title: str, runs: Runs, repeats: int, norm: str, closest: bool, passes: int | None) -> None:
     """One block: a line for each contender."""
-    seconds, images = compare(runs, repeats)
+    seconds, made = compare(runs, repeats)
     peers = [seconds[name] for name in runs if name in LIBRARIES]
     best = [min(turn) for turn in zip(*peers, strict=True)] if peers else None
     against = "median " + norm if closest else "robust accuracy"
-    print(f"\n{title:44} seconds {'passes/s  x bare' if passes else '':16} x best peer {against:>16}")
+    head = "passes/s  x bare" if passes else "forward backward"
+    print(f"\n{title:44} seconds {head:>16} x best peer {against:>16}")
     for name, times in seconds.items():
         line = f"{name:44} {statistics.median(times):7.2f} "
         if passes:
             rate = statistics.median(b / t for b, t in zip(seconds["bare passes"], times, strict=True))
             line += f"{len(p.x) * passes / statistics.median(times):8.0f} {rate:7.2f} "
         else:
-            line += " " * 17
+            line += f"{made[name].forward / len(p.x):8.0f} {made[name].backward / len(p.x):8.0f}"
         faster = statistics.median(b / t for b, t in zip(best, times, strict=True)) if best else float("nan")
-        print(f"{line}{faster:11.2f} {strength(p, images[name], norm, closest):16.4f}", flush=True)
+        print(f"{line}{faster:11.2f} {strength(p, made[name].x_adv, norm, closest):16.4f}", flush=True)
 
 
 def strength(p: Problem, x_adv: Tensor, norm: str, closest: bool) -> float:
