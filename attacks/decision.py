@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from attacks.closest import rounding
 from attacks.losses import margin
 from attacks.target import Target, default_batch_size
 
 Make = Callable[[Tensor, Tensor], Tensor]
-ROUNDING = 64  # units in the last place of the largest logit: more than another batch size moves a margin
 
 
 def fooled(target: Target, x_adv: Tensor, y: Tensor) -> Tensor:
@@ -21,7 +21,7 @@ def fooled(target: Target, x_adv: Tensor, y: Tensor) -> Tensor:
     images would fool in one batch and not in another, or the quick copy of a model and not the model.
     """
     logits = target.logits(x_adv)
-    return margin(logits, y) > ROUNDING * torch.finfo(logits.dtype).eps * logits.abs().amax(1)
+    return margin(logits, y) > rounding(logits)
 
 
 def batch_size(target: Target, x: Tensor) -> int:

@@ -3,8 +3,9 @@
 Algorithm 1, minimal-norm in Linf, L2 and L1: steps to the nearest point of the linearised decision boundary inside the
 box, pulled towards the image. Targets one class at a time, as in AutoAttack.
 
-Differs from the authors' code: the projection is solved exactly, by one sort; images whose boundary is flat stay where
-they are.
+Differs from algorithm 1: after a success the next step starts nearer to the image, as there, but with the gradient of
+the point that fooled, which saves a pass. Differs from the authors' code: the projection is solved exactly, by one
+sort; images whose boundary is flat stay where they are.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sign-gradient ascent on latent variables: the one loop of fog, gabor and elastic.
+"""Sign-gradient ascent on latent variables: the one loop of fog, gabor, elastic and jpeg.
 
 Kang et al. 2019, https://arxiv.org/abs/1908.08016: an image is rendered from variables that live in a box of
 their own; K times v <- clamp(v + step * sign(d cross entropy / dv)), starting at random; the last rendering

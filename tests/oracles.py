@@ -33,13 +33,16 @@ class TwoPieces(nn.Module):
 def smallest(norm: str, x: Tensor, rise: Tensor, need: float) -> float:
     """The least distance in [0, 1]^d at which the linear function `rise` gains `need` from x; inf if it cannot.
 
-    x, rise [d]. Linf: every pixel moves min(eps, room). L2: min(room, t |w|). L1: the steepest pixels first.
+    x, rise [d]. Linf: every pixel moves min(eps, room). L2: min(room, t |w|). L1: the steepest pixels first. L0: those
+    first that gain most on their way to 0 or 1.
     """
     x, rise = x.double(), rise.double()
     room = torch.where(rise > 0, 1 - x, x)
     slope = rise.abs()
     if (slope * room).sum() <= need:
         return float("inf")
+    if norm == "L0":
+        return float(((slope * room).sort(descending=True).values.cumsum(0) <= need).sum()) + 1
     if norm == "L1":
         order = slope.argsort(descending=True)
         gain = (slope * room)[order].cumsum(0)

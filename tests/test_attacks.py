@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
+from pathlib import Path
+
 import pytest
 import torch
 from oracles import linear_problem, saturated_images, small_cnn
@@ -143,6 +147,14 @@ def test_images_that_cannot_be_fooled_and_no_images_at_all_are_no_exception(atta
     x_adv = run(attack, model, x, y)
     check_contract("attack", attack, x, x_adv)
     assert len(run(attack, model, x[:0], y[:0])) == 0
+
+
+def test_the_docs_list_every_attack_of_the_suite_and_no_other():
+    root = Path(__file__).parents[1]
+    suite = tomllib.loads((root / "attacks" / "suite.toml").read_text())
+    section = (root / "docs" / "attacks.md").read_text().split("## Every attack")[1].split("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    assert set(re.findall("`([^`]+)`", " ".join(rows))) == {name for name in suite if not name.endswith("-digits")}
 
 
 def test_every_attack_is_tested_here_and_has_a_version():

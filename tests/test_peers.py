@@ -141,16 +141,52 @@ def test_autoattack_leaves_what_pyautoattack_leaves(network):
     assert robust(ATTACKS["autoattack"](threat), network, x[some], y[some]) <= left < len(some)
 
 
-@pytest.mark.parametrize(
-    "threat, ours, name, settings",
-    [
-        (L2, "boundary", "BoundaryAttack", {"steps": 500}),
-        (ThreatModel("L0", 10), "pointwise", "PointwiseAttack", {}),
-    ],
-)
-def test_minimal_norm_attacks_go_no_farther_than_foolboxs(network, threat, ours, name, settings):
-    x, y = images(network, "saturated")
-    x, y = x[:10], y[:10]
-    near = distance(threat.norm, x, run(ATTACKS[ours](threat), network, x, y))
-    far = distance(threat.norm, x, run(Foolbox(threat, name, settings, batch=10), network, x, y))
-    assert 0 < near.median() <= far.median()
+L0 = ThreatModel("L0", 10)
+MINIMAL = {  # norm, ours and its settings, foolbox's and its, images
+    "boundary-500": (L2, "boundary", {"steps": 250}, "BoundaryAttack", {"steps": 500}, 10),
+    "boundary-2000": (L2, "boundary", {"steps": 1000}, "BoundaryAttack", {"steps": 2000}, 10),
+    "pointwise-l0": (L0, "pointwise", {}, "PointwiseAttack", {}, 10),
+    "pointwise-l1": (L1, "pointwise", {}, "PointwiseAttack", {}, 10),
+    "pointwise-l2": (L2, "pointwise", {}, "PointwiseAttack", {}, 10),
+    "salt-and-pepper-l0": (L0, "salt-and-pepper", {}, "SaltAndPepperNoiseAttack", {"steps": 1000}, 20),
+    "salt-and-pepper-l1": (L1, "salt-and-pepper", {}, "SaltAndPepperNoiseAttack", {"steps": 1000}, 20),
+    "salt-and-pepper-l2": (L2, "salt-and-pepper", {}, "SaltAndPepperNoiseAttack", {"steps": 1000}, 20),
+}
+
+
+@pytest.mark.parametrize("threat, ours, settings, name, theirs, count", MINIMAL.values(), ids=MINIMAL)
+def test_minimal_norm_attacks_go_no_farther_than_foolboxs_on_no_more_queries(
+    network, threat, ours, settings, name, theirs, count
+):
+    """Both by the median image. foolbox's queries include the verdict that the adapter adds, at most three."""
+    x, y = (part[:count] for part in images(network, "saturated"))
+    lengths, queries = [], []
+    for attack in (ATTACKS[ours](threat, **settings), Foolbox(threat, name, theirs, batch=count)):
+        target = Target(network).counting(count)
+        x_adv = attack(target, x, y, Noise(0, torch.arange(count)))
+        with torch.no_grad():
+            assert (network(x_adv).argmax(1) != y).all()
+        lengths.append(distance(threat.norm, x, x_adv).median())
+        queries.append(target.passes_per_image[0].median())
+    assert 0 < lengths[0] <= lengths[1] and queries[0] <= queries[1]
+
+
+def test_gaussian_noise_fools_as_often_as_foolboxs_with_fewer_queries(network):
+    """Draws differ, chances do not: 200 images, each drawn for up to 10 times, at a radius where some stand."""
+    threat, count = ThreatModel("L2", 2.0), 200
+    x = saturated_images(count, (3, 16, 16), 3)
+    with torch.no_grad():
+        y = network(x).argmax(1)
+    stand, queries = [], []
+    name = "L2ClippingAwareRepeatedAdditiveGaussianNoiseAttack"
+    for attack in (
+        ATTACKS["gaussian-noise"](threat, repeats=10),
+        Foolbox(threat, name, {"repeats": 10}, batch=count),
+    ):
+        target = Target(network).counting(count)
+        x_adv = attack(target, x, y, Noise(0, torch.arange(count)))
+        with torch.no_grad():
+            stand.append(int((network(x_adv).argmax(1) == y).sum()))
+        queries.append(target.forward_passes)
+    assert abs(stand[0] - stand[1]) <= 3 * (2 * count / 4) ** 0.5, "three standard deviations of the difference"
+    assert 0.1 < stand[0] / count < 0.9 and queries[0] < queries[1]
