@@ -130,10 +130,14 @@ def _broken_by(column: str, frame: pd.DataFrame) -> str:
 
 
 def _recipes(plan: Plan) -> list[str]:
-    """ "at-digits (20 epochs)"."""
-    schedules = {name: recipe["settings"].get("schedule", {}) for name, recipe in plan.recipes.items()}
-    epochs = {name: schedule.get("epochs") for name, schedule in schedules.items()}
-    return [f"{name} ({count} epochs)" if count else name for name, count in epochs.items()]
+    """ "ard-digits (20 epochs, teacher at-digits)"."""
+    words = []
+    for name, recipe in plan.recipes.items():
+        epochs = recipe["settings"].get("schedule", {}).get("epochs")
+        more = [f"{epochs} epochs"] if epochs else []
+        more += [f"teacher {recipe['teacher']['name']}"] if "teacher" in recipe else []
+        words.append(f"{name} ({', '.join(more)})" if more else name)
+    return words
 
 
 def _markdown(plan: Plan, frame: pd.DataFrame) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from bench.config import UserError, build, choose, read_toml
 
@@ -16,12 +16,20 @@ CLEAN = "clean"  # the column without an attack
 
 @dataclass(frozen=True)
 class Row:
-    """One network of a table. member: which network of the cohort, from 0."""
+    """One network of a table. member: which network of the cohort, from 0. set: what the row changes of its method's
+    recipe, such as { alpha = 0.2 }.
+    """
 
     label: str
     method: str
     member: int = 0
     checkpoint: Literal["best", "last"] = "best"
+    set: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def training(self) -> str:
+        """The method, and what is changed of its recipe: "mat", "mat alpha=0.2"."""
+        return " ".join([self.method, *(f"{key}={value}" for key, value in self.set.items())])
 
 
 @dataclass(frozen=True)
@@ -81,9 +89,10 @@ class Setting:
     note: str = ""
     attack_profile: str | None = None
 
-    def recipe(self, method: str) -> str:
-        """ "mat" -> "mat-digits"."""
-        return f"{method}-{self.profile}"
+    def recipe(self, training: str) -> str:
+        """ "mat" -> "mat-digits", "mat alpha=0.2" -> "mat-digits alpha=0.2"."""
+        method, *changes = training.split(" ", 1)
+        return " ".join([f"{method}-{self.profile}", *changes])
 
     def attack(self, attack: str) -> str:
         """ "pgd-100" -> "pgd-100-digits"; "clean" stays."""
@@ -122,9 +131,10 @@ class TableSpec:
             before |= set() if column.mean else {column.label}
 
     @property
-    def methods(self) -> list[str]:
-        """Every method whose networks the table needs, as its rows or to craft on."""
-        return list(dict.fromkeys([row.method for row in self.rows] + [c.source for c in self.columns if c.source]))
+    def trainings(self) -> dict[str, Row]:
+        """Every training whose networks the table needs, as its rows or to craft on, and a row that says which."""
+        sources = [Row(column.label, column.source) for column in self.columns if column.source]
+        return {row.training: row for row in [*self.rows, *sources]}
 
     @property
     def attacks(self) -> list[str]:
