@@ -20,7 +20,7 @@ from typing import Any, Literal
 from bench.config import UserError, choose
 from bench.files import read_json, write_json
 from bench.records import Results, training_of
-from bench.spec import CLEAN, Column, Row, Setting, TableSpec
+from bench.spec import CLEAN, Column, Figure, Row, Setting, TableSpec
 from bench.spec import list_specs as list_specs
 from bench.spec import load_spec as load_spec
 
@@ -63,8 +63,9 @@ class Cell:
 class Plan:
     """All that a table will be made of. budgets: column -> such as "Linf 8/255, 100 steps of 0.003".
     recipes, attacks: full name -> resolved settings. options: those of the evaluation. images: how many
-    test images. teachers: training id -> run id of the frozen network it learns from. unions, means: column -> the
-    columns it is made of; it has no cells of its own. published: column -> its name in the reference file.
+    images of `split`. figure: its picture. teachers: training id -> run id of the frozen network it learns from.
+    unions, means: column -> the columns it is made of; it has no cells of its own. published: column -> its name in
+    the reference file.
     """
 
     table: str
@@ -89,6 +90,8 @@ class Plan:
     unions: dict[str, list[str]] = field(default_factory=dict)
     means: dict[str, list[str]] = field(default_factory=dict)
     published: dict[str, str] = field(default_factory=dict)
+    split: Literal["test", "validation"] = "test"
+    figure: Figure | None = None
 
     def attacked(self, column: str) -> list[str]:
         """The columns with cells that a column is made of, each once: itself, where it has them."""
@@ -230,6 +233,8 @@ def make(
         teachers=_teachers(cells, recipes, dataset, train_sha256, arch),
         unions={column.label: list(column.union) for column in spec.columns if column.union},
         means={column.label: list(column.mean) for column in spec.columns if column.mean},
+        split=spec.split,
+        figure=spec.figure,
         published={column.label: column.published or column.attack for column in spec.columns},
     )
 

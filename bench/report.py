@@ -105,7 +105,7 @@ def _notes(plan: Plan, frame: pd.DataFrame) -> list[str]:
     many = len(plan.seeds) > 1
     interval = "95 % interval over seeds and images], sd over seeds" if many else "95 % Wilson interval]"
     notes = [
-        f"{'Mean accuracy' if many else 'Accuracy'} in percent [{interval}, on n = {plan.images} test images "
+        f"{'Mean accuracy' if many else 'Accuracy'} in percent [{interval}, on n = {plan.images} {plan.split} images "
         f"of {plan.dataset}; an image counts if it is right without and with the attack.",
         f"Architecture {plan.arch}; seed{'s' if many else ''} {seeds}; recipes {', '.join(_recipes(plan))}.",
         "Attacks: " + "; ".join(f"{column}: {plan.budgets[column]}" for column in plan.columns) + ".",

@@ -82,7 +82,8 @@ class TableRun:
         self._crafted: dict[tuple[str, str], tuple[Source, Crafted]] = {}
         self._check_columns(spec)
         self.dataset = data.load(options.dataset or setting.dataset, options.data_dir)
-        self.images = self.dataset.test.head(options.images or setting.images or len(self.dataset.test))
+        images = self.dataset.validation if spec.split == "validation" else self.dataset.test
+        self.images = images.head(options.images or setting.images or len(images))
         self.plan = plan.make(
             spec,
             setting,
@@ -101,7 +102,7 @@ class TableRun:
 
     def describe(self) -> list[str]:
         """What there is to do, cell by cell, without doing it."""
-        lines = [f"{self.plan.title}; {self.dataset.source}; {self.plan.images} test images"]
+        lines = [f"{self.plan.title}; {self.dataset.source}; {self.plan.images} {self.plan.split} images"]
         trained = [f"  train   {one}" for one in self._to_train(self.plan.cells)]
         cells = [cell for group in self._attacks().values() for cell in group if self._open(cell)]
         attacked = [f"  attack  {cell.run_id}  {cell.eval_id}" for cell in cells]
@@ -112,7 +113,7 @@ class TableRun:
         plan.write_plan(self.results, self.plan)
         summary = Summary()
         with Progress() as progress:
-            progress.say(f"{self.plan.name}: {self.dataset.source}; {self.plan.images} test images")
+            progress.say(f"{self.plan.name}: {self.dataset.source}; {self.plan.images} {self.plan.split} images")
             tried: set[str] = set()
             for training_id, cells in self._attacks().items():
                 for missing, training in self._to_train(cells).items():
