@@ -7,36 +7,63 @@ recipe that no table uses costs nobody anything.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy, deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from attacks import ATTACKS
 from attacks.contract import Attack
+from bench import models
 from bench.config import UserError, build, choose, override, read_toml, settings_of
 from bench.spec import CLEAN
 from trainers import TRAINERS
-from trainers.contract import Trainer
+from trainers.contract import Trainer, teachers_of
 from trainers.loop import Schedule
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """A frozen network: the best epoch of a recipe's network `member`. arch: None is that of the student."""
+
+    recipe: Recipe
+    member: int
+    arch: str | None
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """A named way to train: the method with its settings, and the schedule of the one loop."""
+    """A named way to train: the method with its settings, and the schedule of the one loop.
+
+    archs: one for each network of the cohort; empty where all have the one that is asked for.
+    """
 
     name: str
     trainer_name: str
     trainer: Trainer
     schedule: Schedule
+    archs: tuple[str, ...] = ()
+    teacher: Teacher | None = None
 
     @property
     def resolved(self) -> dict[str, Any]:
-        """Everything of the recipe that can change a result, defaults included."""
+        """Everything of the recipe that can change a result, defaults included: what `bench.plan` makes ids of."""
         settings = settings_of(self.trainer) | {"schedule": settings_of(self.schedule)}
-        return {"trainer": self.trainer_name, "version": self.trainer.version, "settings": settings}
+        resolved: dict[str, Any] = {"trainer": self.trainer_name, "version": self.trainer.version, "settings": settings}
+        if self.archs:
+            resolved["archs"] = list(self.archs)
+        if self.teacher:
+            taught = self.teacher.recipe
+            resolved["teacher"] = {
+                "name": taught.name,
+                "recipe": taught.resolved,
+                "member": self.teacher.member,
+                "members": taught.trainer.members,
+                "arch": self.teacher.arch,
+            }
+        return resolved
 
 
 @dataclass(frozen=True)
@@ -61,7 +88,8 @@ class Catalog:
             for kind, entries in own.items():
                 choose(kind, tables, f"section in {file}")
                 tables[kind] |= entries
-        recipes = {name: _with_schedule(name, table, tables["schedules"]) for name, table in tables["recipes"].items()}
+        self.schedules = tables["schedules"]
+        recipes = {name: self._with_schedule(name, table) for name, table in tables["recipes"].items()}
         merged = override(recipes | tables["attacks"], list(assignments))
         self.recipe_tables = {name: merged[name] for name in recipes}
         self.attack_tables = {name: merged[name] for name in tables["attacks"]}
@@ -76,15 +104,36 @@ class Catalog:
         changed.attack_tables = self.attack_tables | ({name: merged} if table else {})
         return changed
 
-    def recipe(self, name: str) -> Recipe:
-        """The recipe of that name, checked."""
+    def recipe(self, name: str, changes: Mapping[str, Any] | None = None, students: tuple[str, ...] = ()) -> Recipe:
+        """The recipe of that name, checked. changes: of its table. students: recipes that it is a teacher for."""
         choose(name, self.recipe_tables, "recipe")
-        table = dict(self.recipe_tables[name])
         where = f"recipe {name!r}"
+        if name in students:
+            raise UserError(f"{where} is its own teacher (through {', '.join(students)})")
+        table = self._with_schedule(name, self.recipe_tables[name] | dict(changes or {}))
         trainer_name = _pop(table, "trainer", where)
         schedule = build(Schedule, _pop(table, "schedule", where), f"{where}, schedule")
+        cast = build(_Cast, {key: table.pop(key) for key in list(table) if key in _CAST}, where)
         trainer: Trainer = build(TRAINERS[choose(trainer_name, TRAINERS, "trainer")], table, where)
-        return Recipe(name, trainer_name, trainer, schedule)
+        if len(cast.archs) not in (0, trainer.members):
+            raise UserError(f"{where}: archs names {len(cast.archs)} networks, but it trains {trainer.members}")
+        teacher = self._teacher(name, cast, teachers_of(trainer), students)
+        return Recipe(name, trainer_name, trainer, schedule, tuple(map(models.check_name, cast.archs)), teacher)
+
+    def _teacher(self, name: str, cast: _Cast, needed: int, students: tuple[str, ...]) -> Teacher | None:
+        """The teacher that a recipe names, checked."""
+        where = f"recipe {name!r}"
+        if not needed:
+            if cast.teacher or cast.teacher_arch or cast.teacher_member:
+                raise UserError(f"{where} names a teacher, but its method learns from none; leave it out")
+            return None
+        if not cast.teacher:
+            raise UserError(f"{where} learns from a frozen teacher; name its recipe, as in teacher = 'trades-digits'")
+        recipe = self.recipe(cast.teacher, students=(*students, name))
+        if not 0 <= cast.teacher_member < recipe.trainer.members:
+            trained = recipe.trainer.members
+            raise UserError(f"{where}: teacher_member = {cast.teacher_member}, but {recipe.name!r} trains {trained}")
+        return Teacher(recipe, cast.teacher_member, cast.teacher_arch and models.check_name(cast.teacher_arch))
 
     def attack(self, name: str) -> tuple[Attack | None, dict[str, Any]]:
         """The attack of that name, checked, and its resolved settings; "clean" is no attack."""
@@ -105,14 +154,26 @@ class Catalog:
     def _parts(self, name: str) -> tuple[str, ...]:
         return self.suites[name].parts if name in self.suites else (name,)
 
+    def _with_schedule(self, name: str, table: dict[str, Any]) -> dict[str, Any]:
+        """The recipe's table with its schedule written out, so that --set reaches into it."""
+        schedule = table.get("schedule")
+        if isinstance(schedule, str):
+            choose(schedule, self.schedules, f"schedule (named by recipe {name!r})")
+            return table | {"schedule": deepcopy(self.schedules[schedule])}
+        return dict(table)
 
-def _with_schedule(name: str, table: dict[str, Any], schedules: dict[str, Any]) -> dict[str, Any]:
-    """The recipe's table with its schedule written out, so that --set reaches into it."""
-    schedule = table.get("schedule")
-    if isinstance(schedule, str):
-        choose(schedule, schedules, f"schedule (named by recipe {name!r})")
-        return table | {"schedule": deepcopy(schedules[schedule])}
-    return table
+
+@dataclass(frozen=True)
+class _Cast:
+    """Which networks a recipe has, beside the settings of its method."""
+
+    archs: tuple[str, ...] = ()
+    teacher: str = ""
+    teacher_member: int = 0
+    teacher_arch: str | None = None
+
+
+_CAST = {field.name for field in fields(_Cast)}
 
 
 def _pop(table: dict[str, Any], key: str, where: str) -> Any:

@@ -92,7 +92,7 @@ def run(table: str, dry_run: bool, **given: Any) -> int:
 
     Example: bench run table2 --dataset cifar10 --arch resnet18 --data-dir DATA
     """
-    from bench import report, tables
+    from bench import figures, report, tables
     from bench.run import TableRun
 
     job = TableRun(table, _run_options(given))
@@ -104,6 +104,8 @@ def run(table: str, dry_run: bool, **given: Any) -> int:
     path = report.write_table(job.plan, frame, job.results)
     click.echo(report.render(job.plan, frame, "text"))
     click.echo(f"\ntrained {summary.trained}, attacked {summary.attacked}, kept {summary.kept}; wrote {path}")
+    for picture in figures.draw(job.plan, frame, job.results):
+        click.echo(f"wrote {picture}")
     for failure in summary.failures:
         click.echo(f"error: {failure}", err=True)
     return 1 if summary.failures else 0
@@ -119,14 +121,18 @@ def run(table: str, dry_run: bool, **given: Any) -> int:
     type=click.Choice(["markdown", "csv", "latex", "html", "text"]),
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Write to this file instead of the terminal.")
+@click.option("--figures", "pictures", is_flag=True, help="Also draw the tables' figures, beside their CSV.")
 @RESULTS
-def report(names: tuple[str, ...], style: str, out: Path | None, results: Path) -> int:
+def report(names: tuple[str, ...], style: str, out: Path | None, pictures: bool, results: Path) -> int:
     """Tables from records alone: all that were planned, or the named ones (table2 or table2-digits)."""
-    from bench import records, report, tables
+    from bench import figures, records, report, tables
 
     folder = records.Results(results)
-    parts = [report.render(plan, tables.table(plan, folder), style) for plan in _plans(folder, names)]
-    text = "\n\n".join(parts)
+    made = [(plan, tables.table(plan, folder)) for plan in _plans(folder, names)]
+    text = "\n\n".join(report.render(plan, frame, style) for plan, frame in made)
+    for plan, frame in made if pictures else []:
+        for picture in figures.draw(plan, frame, folder):
+            click.echo(f"wrote {picture}", err=True)
     if out is None:
         click.echo(text)
     else:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from bench.config import UserError, choose
 from bench.files import read_json, write_json
 from bench.records import Results, training_of
-from bench.spec import CLEAN, Column, Row, Setting, TableSpec
+from bench.spec import CLEAN, Column, Figure, Row, Setting, TableSpec
 from bench.spec import list_specs as list_specs
 from bench.spec import load_spec as load_spec
 
@@ -31,9 +31,9 @@ _NORMS = {"own": "own measure"}
 @dataclass(frozen=True)
 class Cell:
     """One number for one seed, and the records that hold it. recipe, attack: full names ("mat-digits");
-    method, column_attack: the names in the table's TOML ("mat", "pgd-100"). source, source_run_id: the method and
-    the network that the attack is crafted on, where that is not the row's. at: the radius where the verdict is read
-    off the record's distances, None is the attack's own.
+    training, column_attack: the names in the table's TOML (`Row.training`, "pgd-100"). source, source_run_id: the
+    method and the network that the attack is crafted on, where that is not the row's. at: the radius where the
+    verdict is read off the record's distances, None is the attack's own.
     """
 
     row: str
@@ -44,7 +44,7 @@ class Cell:
     eval_id: str
     recipe: str
     attack: str
-    method: str
+    training: str
     column_attack: str
     member: int
     checkpoint: Literal["best", "last"]
@@ -54,17 +54,18 @@ class Cell:
 
     @property
     def networks(self) -> dict[str, str]:
-        """Run id -> method of every network it takes, the one to craft on first."""
+        """Run id -> training of every network it takes, the one to craft on first."""
         crafted_on = {} if self.source_run_id is None else {self.source_run_id: self.source}
-        return crafted_on | {self.run_id: self.method}
+        return crafted_on | {self.run_id: self.training}
 
 
 @dataclass(frozen=True)
 class Plan:
     """All that a table will be made of. budgets: column -> such as "Linf 8/255, 100 steps of 0.003".
     recipes, attacks: full name -> resolved settings. options: those of the evaluation. images: how many
-    test images. unions, means: column -> the columns it is made of; it has no cells of its own. published: column ->
-    its name in the reference file.
+    images of `split`. figure: its picture. teachers: training id -> run id of the frozen network it learns from.
+    unions, means: column -> the columns it is made of; it has no cells of its own. published: column -> its name in
+    the reference file.
     """
 
     table: str
@@ -85,9 +86,12 @@ class Plan:
     recipes: dict[str, dict[str, Any]]
     attacks: dict[str, dict[str, Any]]
     options: dict[str, Any] = field(default_factory=dict)
+    teachers: dict[str, str] = field(default_factory=dict)
     unions: dict[str, list[str]] = field(default_factory=dict)
     means: dict[str, list[str]] = field(default_factory=dict)
     published: dict[str, str] = field(default_factory=dict)
+    split: Literal["test", "validation"] = "test"
+    figure: Figure | None = None
 
     def attacked(self, column: str) -> list[str]:
         """The columns with cells that a column is made of, each once: itself, where it has them."""
@@ -121,8 +125,34 @@ def eval_id(attack: str, images: int, identity: Mapping[str, Any]) -> str:
 def training_identity(
     recipe: Mapping[str, Any], dataset: str, train_sha256: str, arch: str, seed: int
 ) -> dict[str, Any]:
-    """What a training's hash is taken of. recipe: {"trainer", "version", "settings"}, resolved."""
-    return {**recipe, "dataset": dataset, "train_sha256": train_sha256, "arch": arch, "seed": seed}
+    """What a training's hash is taken of: the recipe, the data and, of a frozen teacher, the run id.
+
+    recipe: resolved, {"trainer", "version", "settings"} and, where it has them, "archs" and "teacher".
+    """
+    own = {key: recipe[key] for key in ("trainer", "version", "settings")}
+    identity = {**own, "dataset": dataset, "train_sha256": train_sha256, "arch": arch_of(recipe, arch), "seed": seed}
+    teacher = teacher_of(recipe, dataset, train_sha256, arch, seed)
+    return identity if teacher is None else identity | {"teacher": teacher}
+
+
+def arch_of(recipe: Mapping[str, Any], arch: str) -> str:
+    """The architecture of a recipe's cohort: `arch`, or those that it names itself, as "cnn-small+resnet8"."""
+    return "+".join(recipe.get("archs") or [arch])
+
+
+def training_of_recipe(recipe: Mapping[str, Any], dataset: str, train_sha256: str, arch: str, seed: int) -> str:
+    """The training id of a resolved recipe."""
+    identity = training_identity(recipe, dataset, train_sha256, arch, seed)
+    return training_id(recipe["trainer"], dataset, arch_of(recipe, arch), seed, identity)
+
+
+def teacher_of(recipe: Mapping[str, Any], dataset: str, train_sha256: str, arch: str, seed: int) -> str | None:
+    """The run id of a resolved recipe's frozen teacher, None where it has none: of the same data and seed."""
+    teacher = recipe.get("teacher")
+    if teacher is None:
+        return None
+    training = training_of_recipe(teacher["recipe"], dataset, train_sha256, teacher["arch"] or arch, seed)
+    return run_id(training, teacher["member"], teacher["members"], "best")
 
 
 def eval_identity(
@@ -161,14 +191,14 @@ def make(
 ) -> Plan:
     """The plan of one table.
 
-    recipes, members: by `TableSpec.methods`; {"trainer", "version", "settings"} and how many networks it trains.
+    recipes, members: by `TableSpec.trainings`; resolved (see `training_identity`), and how many networks it trains.
     attacks: by Column.attack without "clean"; {"attack", "version", "settings"}. Raises UserError for a row or a
     source whose network the recipe does not train.
     """
     attacks = {CLEAN: {"attack": CLEAN, "version": 1, "settings": {}}} | dict(attacks)
 
     def network(row: Row, seed: int) -> str:
-        return _run(row, seed, recipes[row.method], members[row.method], dataset, train_sha256, arch)
+        return _run(row, seed, recipes[row.training], members[row.training], dataset, train_sha256, arch)
 
     def evaluation(column: Column, source: str | None) -> str:
         full, attack = setting.attack(column.attack), attacks[column.attack]
@@ -197,11 +227,14 @@ def make(
         columns=[column.label for column in spec.columns],
         cells=cells,
         budgets={column.label: _words(column, attacks) for column in spec.columns},
-        recipes={setting.recipe(method): recipes[method] for method in spec.methods},
+        recipes={setting.recipe(training): recipes[training] for training in spec.trainings},
         attacks={setting.attack(attack): attacks[attack] for attack in spec.attacks},
         options=dict(eval_options) | {"eval_seed": eval_seed, "train_sha256": train_sha256},
+        teachers=_teachers(cells, recipes, dataset, train_sha256, arch),
         unions={column.label: list(column.union) for column in spec.columns if column.union},
         means={column.label: list(column.mean) for column in spec.columns if column.mean},
+        split=spec.split,
+        figure=spec.figure,
         published={column.label: column.published or column.attack for column in spec.columns},
     )
 
@@ -212,9 +245,18 @@ def _run(
     """The run id of one row and seed."""
     if row.member >= members:
         raise UserError(f"{row.label!r} is network {row.member + 1}, but {row.method!r} trains {members}")
-    identity = training_identity(recipe, dataset, train_sha256, arch, seed)
-    training = training_id(recipe["trainer"], dataset, arch, seed, identity)
-    return run_id(training, row.member, members, row.checkpoint)
+    return run_id(training_of_recipe(recipe, dataset, train_sha256, arch, seed), row.member, members, row.checkpoint)
+
+
+def _teachers(
+    cells: Sequence[Cell], recipes: Mapping[str, dict[str, Any]], dataset: str, train_sha256: str, arch: str
+) -> dict[str, str]:
+    """Training id -> run id of the frozen network that it learns from, for all networks of the cells."""
+    taught = {}
+    for cell in cells:
+        for run, training in cell.networks.items():
+            taught[training_of(run)] = teacher_of(recipes[training], dataset, train_sha256, arch, cell.seed)
+    return {training: teacher for training, teacher in taught.items() if teacher is not None}
 
 
 def _source(column: Column, row: Row) -> Row:
@@ -230,9 +272,9 @@ def _cell(setting: Setting, row: Row, column: Column, seed: int, run: str, evalu
         run_id=run,
         training_id=training_of(run),
         eval_id=evaluation,
-        recipe=setting.recipe(row.method),
+        recipe=setting.recipe(row.training),
         attack=setting.attack(column.attack),
-        method=row.method,
+        training=row.training,
         column_attack=column.attack,
         member=row.member,
         checkpoint=row.checkpoint,

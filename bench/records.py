@@ -37,8 +37,18 @@ _LABEL = re.compile(r"(h[0-9]+-)?(best|last)")
 
 
 @dataclass(frozen=True)
+class Source:
+    """Another network that a record depends on, by its weights."""
+
+    run_id: str
+    weights_sha256: str
+
+
+@dataclass(frozen=True)
 class RunRecord:
-    """One trained network at one checkpoint. image_shape: [C, H, W]. images_sha256: training images."""
+    """One trained network at one checkpoint. image_shape: [C, H, W]. images_sha256: training images. teacher: the
+    frozen network it learned from.
+    """
 
     run_id: str
     training_id: str
@@ -59,6 +69,7 @@ class RunRecord:
     weights_file: str
     cost: Cost
     provenance: Provenance
+    teacher: Source | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if training_of(self.run_id) != self.training_id:
@@ -66,18 +77,10 @@ class RunRecord:
 
 
 @dataclass(frozen=True)
-class Source:
-    """The network that adversarial images were crafted on."""
-
-    run_id: str
-    weights_sha256: str
-
-
-@dataclass(frozen=True)
 class EvalHead:
-    """One network under one attack, without the images. eps: in image units; clean accuracy has eps 0. source: of a
-    transfer attack; None is the network itself. broken_by: for a union of attacks, the ids of the images that each of
-    them broke.
+    """One network under one attack, without the images. eps: in image units; clean accuracy has eps 0. source: the
+    network that the images were crafted on; None is the network itself. broken_by: for a union of attacks, the ids of
+    the images that each of them broke.
     """
 
     run_id: str

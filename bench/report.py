@@ -105,7 +105,7 @@ def _notes(plan: Plan, frame: pd.DataFrame) -> list[str]:
     many = len(plan.seeds) > 1
     interval = "95 % interval over seeds and images], sd over seeds" if many else "95 % Wilson interval]"
     notes = [
-        f"{'Mean accuracy' if many else 'Accuracy'} in percent [{interval}, on n = {plan.images} test images "
+        f"{'Mean accuracy' if many else 'Accuracy'} in percent [{interval}, on n = {plan.images} {plan.split} images "
         f"of {plan.dataset}; an image counts if it is right without and with the attack.",
         f"Architecture {plan.arch}; seed{'s' if many else ''} {seeds}; recipes {', '.join(_recipes(plan))}.",
         "Attacks: " + "; ".join(f"{column}: {plan.budgets[column]}" for column in plan.columns) + ".",
@@ -130,10 +130,14 @@ def _broken_by(column: str, frame: pd.DataFrame) -> str:
 
 
 def _recipes(plan: Plan) -> list[str]:
-    """ "at-digits (20 epochs)"."""
-    schedules = {name: recipe["settings"].get("schedule", {}) for name, recipe in plan.recipes.items()}
-    epochs = {name: schedule.get("epochs") for name, schedule in schedules.items()}
-    return [f"{name} ({count} epochs)" if count else name for name, count in epochs.items()]
+    """ "ard-digits (20 epochs, teacher at-digits)"."""
+    words = []
+    for name, recipe in plan.recipes.items():
+        epochs = recipe["settings"].get("schedule", {}).get("epochs")
+        more = [f"{epochs} epochs"] if epochs else []
+        more += [f"teacher {recipe['teacher']['name']}"] if "teacher" in recipe else []
+        words.append(f"{name} ({', '.join(more)})" if more else name)
+    return words
 
 
 def _markdown(plan: Plan, frame: pd.DataFrame) -> str:

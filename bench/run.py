@@ -8,10 +8,9 @@ others are finished.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
@@ -67,14 +66,6 @@ class Summary:
     failures: list[str] = field(default_factory=list)
 
 
-class Wanted(NamedTuple):
-    """A training that a plan needs: the method in the table's TOML, the seed, and the run ids that are used."""
-
-    method: str
-    seed: int
-    run_ids: set[str]
-
-
 class TableRun:
     """One table: its plan, and the way to fill it. Raises UserError for names and settings that do not fit."""
 
@@ -84,12 +75,15 @@ class TableRun:
         catalog = Catalog(options.recipes, options.assignments)
         spec = plan.load_spec(table)
         setting = spec.choose_setting(options.dataset, options.arch)
-        self.recipes = {method: catalog.recipe(setting.recipe(method)) for method in spec.methods}
+        self.recipes = {
+            training: catalog.recipe(setting.recipe(row.method), row.set) for training, row in spec.trainings.items()
+        }
         self.attacks = {name: catalog.attack(setting.attack(name)) for name in spec.attacks}
         self._crafted: dict[tuple[str, str], tuple[Source, Crafted]] = {}
         self._check_columns(spec)
         self.dataset = data.load(options.dataset or setting.dataset, options.data_dir)
-        self.images = self.dataset.test.head(options.images or setting.images or len(self.dataset.test))
+        images = self.dataset.validation if spec.split == "validation" else self.dataset.test
+        self.images = images.head(options.images or setting.images or len(images))
         self.plan = plan.make(
             spec,
             setting,
@@ -108,8 +102,8 @@ class TableRun:
 
     def describe(self) -> list[str]:
         """What there is to do, cell by cell, without doing it."""
-        lines = [f"{self.plan.title}; {self.dataset.source}; {self.plan.images} test images"]
-        trained = [f"  train   {one}" for one in self._trainings() if self._missing_runs(one)]
+        lines = [f"{self.plan.title}; {self.dataset.source}; {self.plan.images} {self.plan.split} images"]
+        trained = [f"  train   {one}" for one in self._to_train(self.plan.cells)]
         cells = [cell for group in self._attacks().values() for cell in group if self._open(cell)]
         attacked = [f"  attack  {cell.run_id}  {cell.eval_id}" for cell in cells]
         return [*lines, *trained, *attacked, f"{len(trained)} trainings and {len(attacked)} attacks to do"]
@@ -119,13 +113,13 @@ class TableRun:
         plan.write_plan(self.results, self.plan)
         summary = Summary()
         with Progress() as progress:
-            progress.say(f"{self.plan.name}: {self.dataset.source}; {self.plan.images} test images")
+            progress.say(f"{self.plan.name}: {self.dataset.source}; {self.plan.images} {self.plan.split} images")
             tried: set[str] = set()
             for training_id, cells in self._attacks().items():
-                needed = dict.fromkeys(training_of(run_id) for cell in cells for run_id in cell.networks)
-                for missing in [one for one in needed if one not in tried and self._missing_runs(one)]:
-                    tried.add(missing)
-                    summary.trained += self._train(missing, progress, summary)
+                for missing, training in self._to_train(cells).items():
+                    if missing not in tried:
+                        tried.add(missing)
+                        summary.trained += self._train(training, progress, summary)
                 progress.begin(f"attacking {training_id}", len(cells))
                 for cell in cells:
                     if not self._open(cell):
@@ -135,12 +129,15 @@ class TableRun:
                     progress.advance()
         return summary
 
-    def _trainings(self) -> dict[str, Wanted]:
-        """What the plan's networks come from, by training id; a network to craft on before those it is used against."""
-        found: dict[str, Wanted] = {}
-        for cell in self.plan.cells:
-            for run_id, method in cell.networks.items():
-                found.setdefault(training_of(run_id), Wanted(method, cell.seed, set())).run_ids.add(run_id)
+    def _to_train(self, cells: Iterable[Cell]) -> dict[str, Training]:
+        """What is missing for these cells, by training id and in the order to do it: teachers, networks to craft on."""
+        wanted = dict.fromkeys((run_id, name, cell.seed) for cell in cells for run_id, name in cell.networks.items())
+        found: dict[str, Training] = {}
+        for run_id, name, seed in wanted:
+            training = Training(self.recipes[name], self.dataset, self.plan.arch, seed, self.device)
+            assert training.training_id == training_of(run_id), "plan and training must agree on every setting"
+            for one in training.to_do(self.results, [run_id]):
+                found.setdefault(one.training_id, one)
         return found
 
     def _attacks(self) -> dict[str, list[Cell]]:
@@ -150,22 +147,15 @@ class TableRun:
             found.setdefault(cell.training_id, {}).setdefault((cell.run_id, cell.eval_id), cell)
         return {training_id: list(cells.values()) for training_id, cells in found.items()}
 
-    def _missing_runs(self, training_id: str) -> bool:
-        return not all(self.results.run(run_id).exists() for run_id in self._trainings()[training_id].run_ids)
-
     def _open(self, cell: Cell) -> bool:
         """Whether the cell has no number yet."""
         return tables.find(self.plan, cell, self.results).state != tables.OK
 
-    def _train(self, training_id: str, progress: Progress, summary: Summary) -> bool:
-        method, seed, run_ids = self._trainings()[training_id]
-        training = Training(self.recipes[method], self.dataset, self.plan.arch, seed, self.device)
-        assert training.training_id == training_id, "the plan and the training must agree on every setting"
-
+    def _train(self, training: Training, progress: Progress, summary: Summary) -> bool:
         def work() -> None:
             training.run(self.results, progress)
 
-        return self._guard(min(run_ids), None, work, f"training {training_id}", summary)
+        return self._guard(training.run_ids[0], None, work, f"training {training.training_id}", summary)
 
     def _attack(self, cell: Cell, progress: Progress, summary: Summary) -> bool:
         def work() -> None:
@@ -255,7 +245,10 @@ class TableRun:
 
 
 def train_recipe(name: str, options: Options) -> list[str]:
-    """Train one recipe with every seed asked for; returns the run ids. Raises UserError, TrainingError."""
+    """Train one recipe with every seed asked for, its teacher first; returns the run ids.
+
+    Raises UserError, TrainingError.
+    """
     recipe = Catalog(options.recipes, options.assignments).recipe(name)
     dataset = data.load(options.dataset or "digits", options.data_dir)
     arch = options.arch or ("cnn-small" if dataset.name == "digits" else "resnet18")
@@ -263,7 +256,7 @@ def train_recipe(name: str, options: Options) -> list[str]:
     with Progress() as progress:
         for seed in options.seeds or (0,):
             training = Training(recipe, dataset, arch, seed, device)
-            if not all(options.results.run(run_id).exists() for run_id in training.run_ids):
-                training.run(options.results, progress)
+            for one in training.to_do(options.results):
+                one.run(options.results, progress)
             run_ids += training.run_ids
     return run_ids

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from bench.config import UserError, build, choose, read_toml
 
@@ -16,12 +16,20 @@ CLEAN = "clean"  # the column without an attack
 
 @dataclass(frozen=True)
 class Row:
-    """One network of a table. member: which network of the cohort, from 0."""
+    """One network of a table. member: which network of the cohort, from 0. set: what the row changes of its method's
+    recipe, such as { alpha = 0.2 }.
+    """
 
     label: str
     method: str
     member: int = 0
     checkpoint: Literal["best", "last"] = "best"
+    set: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def training(self) -> str:
+        """The method, and what is changed of its recipe: "mat", "mat alpha=0.2"."""
+        return " ".join([self.method, *(f"{key}={value}" for key, value in self.set.items())])
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,29 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """The picture of a table, see `bench.figures`.
+
+    kind: "bars", a bar for each row and column; "radius", lines of the rows against the radii of columns with `at` (no
+    attack is radius 0); "sweep", lines against the setting `over` that the rows change; "cost", the rows in `column`
+    against what their training took; "overlap", the images that each of two `rows` gets right in `column`.
+    """
+
+    kind: Literal["bars", "radius", "sweep", "cost", "overlap"]
+    column: str = ""
+    rows: tuple[str, ...] = ()
+    over: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.kind in ("cost", "overlap")) != bool(self.column):
+            raise ValueError(f"a figure of kind {self.kind!r} {'has no' if self.column else 'names its'} column")
+        if len(self.rows) != (2 if self.kind == "overlap" else 0):
+            raise ValueError("a figure of kind 'overlap' names two rows, and no other kind names rows")
+        if (self.kind == "sweep") != bool(self.over):
+            raise ValueError("a figure of kind 'sweep' names the setting it is over, and no other kind does")
+
+
+@dataclass(frozen=True)
 class Setting:
     """Where a table can be run. profile: suffix of the names of recipes, and of attacks unless
     attack_profile says another ("" is none). dataset, arch: what is used unless the user asks for others
@@ -81,9 +112,10 @@ class Setting:
     note: str = ""
     attack_profile: str | None = None
 
-    def recipe(self, method: str) -> str:
-        """ "mat" -> "mat-digits"."""
-        return f"{method}-{self.profile}"
+    def recipe(self, training: str) -> str:
+        """ "mat" -> "mat-digits", "mat alpha=0.2" -> "mat-digits alpha=0.2"."""
+        method, *changes = training.split(" ", 1)
+        return " ".join([f"{method}-{self.profile}", *changes])
 
     def attack(self, attack: str) -> str:
         """ "pgd-100" -> "pgd-100-digits"; "clean" stays."""
@@ -97,7 +129,9 @@ class Setting:
 
 @dataclass(frozen=True)
 class TableSpec:
-    """What a table holds: names only. reference: file and table number of the published values, or ""."""
+    """What a table holds: names only. reference: file and table number of the published values, or "". split: the
+    images it is measured on; "validation" is for tables that something is chosen by. figure: its picture.
+    """
 
     title: str
     source: str
@@ -105,6 +139,8 @@ class TableSpec:
     rows: list[Row]
     columns: list[Column]
     settings: list[Setting]
+    split: Literal["test", "validation"] = "test"
+    figure: Figure | None = None
 
     def __post_init__(self) -> None:
         for what, items in (("row", self.rows), ("column", self.columns)):
@@ -113,6 +149,7 @@ class TableSpec:
                 raise ValueError(f"a table needs {what}s, each with a label of its own")
         if not self.settings or not all(s.seeds for s in self.settings):
             raise ValueError("a table needs at least one setting, and each setting a seed")
+        self._check_figure()
         before: set[str] = set()
         for column in self.columns:
             if unknown := [part for part in column.parts if part not in before]:
@@ -121,10 +158,23 @@ class TableSpec:
                 )
             before |= set() if column.mean else {column.label}
 
+    def _check_figure(self) -> None:
+        """Raises ValueError for a figure of a row or column that the table lacks."""
+        drawn = self.figure
+        if drawn is None:
+            return
+        if drawn.column and drawn.column not in [column.label for column in self.columns]:
+            raise ValueError(f"the figure is of column {drawn.column!r}, which the table lacks")
+        if unknown := set(drawn.rows) - {row.label for row in self.rows}:
+            raise ValueError(f"the figure is of row {min(unknown)!r}, which the table lacks")
+        if drawn.over and not any(drawn.over in row.set for row in self.rows):
+            raise ValueError(f"the figure is over {drawn.over!r}, which no row sets")
+
     @property
-    def methods(self) -> list[str]:
-        """Every method whose networks the table needs, as its rows or to craft on."""
-        return list(dict.fromkeys([row.method for row in self.rows] + [c.source for c in self.columns if c.source]))
+    def trainings(self) -> dict[str, Row]:
+        """Every training whose networks the table needs, as its rows or to craft on, and a row that says which."""
+        sources = [Row(column.label, column.source) for column in self.columns if column.source]
+        return {row.training: row for row in [*self.rows, *sources]}
 
     @property
     def attacks(self) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -14,13 +15,13 @@ from bench.config import UserError
 from bench.data import Dataset, Images
 from bench.device import describe
 from bench.progress import Progress
-from bench.records import Cost, Results, RunRecord, provenance
-from trainers.loop import EpochReport, Fit, Snapshot, Split, fit
+from bench.records import Cost, Results, RunRecord, Source, provenance
+from trainers.loop import EpochReport, Fit, Snapshot, Split, TrainingError, fit
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training of one cohort: recipe, data, architecture, seed and device."""
+    """One training of one cohort: recipe, data, architecture (unless the recipe names its own), seed and device."""
 
     recipe: Recipe
     dataset: Dataset
@@ -31,9 +32,29 @@ class Training:
     @property
     def training_id(self) -> str:
         """Names the folder of all it makes, with a hash of all that can change it."""
-        resolved, sha256 = self.recipe.resolved, self.dataset.train.sha256
-        identity = plan.training_identity(resolved, self.dataset.name, sha256, self.arch, self.seed)
-        return plan.training_id(self.recipe.trainer_name, self.dataset.name, self.arch, self.seed, identity)
+        sha256 = self.dataset.train.sha256
+        return plan.training_of_recipe(self.recipe.resolved, self.dataset.name, sha256, self.arch, self.seed)
+
+    @property
+    def archs(self) -> tuple[str, ...]:
+        """The architecture of each network."""
+        return self.recipe.archs or (self.arch,) * self.recipe.trainer.members
+
+    @property
+    def teacher(self) -> tuple[Training, str] | None:
+        """The training that the frozen teacher comes from, and its run id; of the same data and seed."""
+        taught, sha256 = self.recipe.teacher, self.dataset.train.sha256
+        run_id = plan.teacher_of(self.recipe.resolved, self.dataset.name, sha256, self.arch, self.seed)
+        if taught is None or run_id is None:
+            return None
+        return replace(self, recipe=taught.recipe, arch=taught.arch or self.arch), run_id
+
+    def to_do(self, results: Results, run_ids: Iterable[str] = ()) -> list[Training]:
+        """What is still to train for these of its networks (none named: for all), the teacher first."""
+        if all(results.run(run_id).exists() for run_id in run_ids or self.run_ids):
+            return []
+        before = [] if self.teacher is None else self.teacher[0].to_do(results, [self.teacher[1]])
+        return [*before, self]
 
     @property
     def run_ids(self) -> list[str]:
@@ -46,8 +67,12 @@ class Training:
         ]
 
     def run(self, results: Results, progress: Progress) -> None:
-        """Train from the last whole epoch on, and register every network. Raises UserError, TrainingError."""
+        """Train from the last whole epoch on, and register every network. Raises UserError, TrainingError.
+
+        A teacher must be registered: see `to_do`.
+        """
         schedule, folder = self.recipe.schedule, results.training(self.training_id)
+        teachers, source = self._load_teacher(results)
         steps = -(-len(self.dataset.train) // schedule.batch_size)
         progress.begin(f"training {self.training_id}", schedule.epochs * steps)
 
@@ -62,6 +87,7 @@ class Training:
                 _split(self.dataset.validation, self.device),
                 schedule,
                 self.seed,
+                teachers=teachers,
                 augment=data.augment,
                 flip=self.dataset.flip,
                 checkpoint=folder / "checkpoint.pt",
@@ -72,20 +98,29 @@ class Training:
         except OSError as error:
             raise UserError(f"cannot write to {folder}: {error.strerror or error}; finished epochs are kept") from error
         progress.end()
-        self._register(results, result)
+        self._register(results, result, source)
         progress.say(f"trained {self.training_id}: {_figures(result.history[-1], schedule.epochs)}")
         (folder / "checkpoint.pt").unlink(missing_ok=True)
 
     def networks(self) -> list[nn.Module]:
-        """The cohort, each network with initial weights of its own."""
+        """The cohort, each network with initial weights of its own; a teacher of the same seed had those before."""
+        shape, classes, taken = self.dataset.image_shape, self.dataset.classes, 0 if self.recipe.teacher is None else 1
         return [
-            models.create(
-                self.arch, self.dataset.image_shape, self.dataset.classes, derive_seed("init", self.seed, n)
-            ).to(self.device)
-            for n in range(self.recipe.trainer.members)
+            models.create(arch, shape, classes, derive_seed("init", self.seed, taken + n)).to(self.device)
+            for n, arch in enumerate(self.archs)
         ]
 
-    def _register(self, results: Results, result: Fit) -> None:
+    def _load_teacher(self, results: Results) -> tuple[list[nn.Module], Source | None]:
+        """The frozen teacher (none or one) and what the record says of it."""
+        if self.teacher is None:
+            return [], None
+        run_id = self.teacher[1]
+        if not results.run(run_id).exists():
+            raise TrainingError(f"its teacher {run_id} is not there: the training of that one failed")
+        network, record = registry.load(results, run_id)
+        return [network.to(self.device)], Source(run_id, record.weights_sha256)
+
+    def _register(self, results: Results, result: Fit, teacher: Source | None) -> None:
         cost = Cost(
             sum(report.seconds for report in result.history),
             sum(report.forward_passes for report in result.history),
@@ -93,9 +128,9 @@ class Training:
         )
         snapshots = [*result.best, *result.last]
         for run_id, member, snapshot in zip(self.run_ids, 2 * list(range(len(result.best))), snapshots, strict=True):
-            registry.register(results, snapshot.state, self._record(run_id, member, snapshot, cost))
+            registry.register(results, snapshot.state, self._record(run_id, member, snapshot, cost, teacher))
 
-    def _record(self, run_id: str, member: int, snapshot: Snapshot, cost: Cost) -> RunRecord:
+    def _record(self, run_id: str, member: int, snapshot: Snapshot, cost: Cost, teacher: Source | None) -> RunRecord:
         label = run_id.rpartition(".")[2]
         return RunRecord(
             run_id=run_id,
@@ -105,7 +140,7 @@ class Training:
             settings=self.recipe.resolved["settings"],
             dataset=self.dataset.name,
             images_sha256=self.dataset.train.sha256,
-            arch=self.arch,
+            arch=self.archs[member],
             image_shape=list(self.dataset.image_shape),
             classes=self.dataset.classes,
             seed=self.seed,
@@ -117,6 +152,7 @@ class Training:
             weights_file=f"{label}.safetensors",
             cost=cost,
             provenance=provenance(describe(self.device), torch.get_num_threads()),
+            teacher=teacher,
         )
 
 

@@ -33,8 +33,8 @@ def method(name: str, inner: Inner = INNER, **settings: object) -> Trainer:
 
 
 def cohort(members: int, count: int = 6) -> tuple[Cohort, Tensor, Tensor]:
-    """Networks that differ, in training mode, without batch norm; a batch with the noise of its images."""
-    group = Cohort([small_cnn(1, 4, seed).train() for seed in range(members)])
+    """Networks that differ, in training mode, without batch norm, and a teacher; a batch with its images' noise."""
+    group = Cohort([small_cnn(1, 4, seed).train() for seed in range(members)], teachers=[small_cnn(1, 4, 99)])
     group.noise = Noise(1, torch.arange(count))
     x = torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(9))
     return group, x, torch.arange(count) % 4

@@ -14,6 +14,7 @@ from bench.catalog import Catalog
 from bench.data import augment
 from trainers import TRAINERS
 from trainers.at import AT
+from trainers.contract import teachers_of
 from trainers.loop import Schedule, Split, TrainingError, fit
 
 SCHEDULE = Schedule(epochs=4, batch_size=16, lr=0.02, validation_steps=2)
@@ -40,6 +41,8 @@ def weights(model):
 def train(name="at", schedule=SCHEDULE, seed=0, **options):
     trainer = method(name)
     group = networks(trainer.members)
+    if teachers_of(trainer):
+        options["teachers"] = train("natural", schedule)[0]
     result = fit(trainer, group, stripes(), stripes(20, 1), schedule, seed, augment=augment, flip=True, **options)
     return group, result
 
@@ -58,7 +61,7 @@ def test_one_seed_twice_is_one_result_and_another_seed_is_another(name):
         assert torch.equal(weights(a), weights(b)) and not torch.equal(weights(a), weights(c))
 
 
-@pytest.mark.parametrize("name", ["at", "mat"])
+@pytest.mark.parametrize("name", ["at", "mat", "ard"])
 @pytest.mark.parametrize("stop_after", [1, 3])
 def test_a_killed_training_ends_in_the_same_bits(name, stop_after, tmp_path):
     whole, expected = train(name)
@@ -101,6 +104,9 @@ def test_cohorts_that_start_equal_or_have_the_wrong_size_are_refused():
     for group, message in (([small_cnn(1, 2, 0)] * 2, "equal weights"), (networks(1), "trains 2")):
         with pytest.raises(ValueError, match=message):
             fit(method("mat"), group, stripes(), stripes(), SCHEDULE, 0)
+    for name, teachers, message in (("ard", [], "has 1 frozen teacher"), ("at", networks(1), "has 0 frozen teacher")):
+        with pytest.raises(ValueError, match=message):
+            fit(method(name), networks(1), stripes(), stripes(), SCHEDULE, 0, teachers=teachers)
 
 
 def test_learning_rates_are_the_schedule():

@@ -24,7 +24,7 @@ from trainers.alp import ALP
 from trainers.at import AT
 from trainers.at_multi import ATMSD, ATAvg, ATMax, worst_of
 from trainers.cat import CAT, Arm
-from trainers.contract import Cohort, Inner, perturbations
+from trainers.contract import Cohort, Inner, perturbations, teachers_of
 from trainers.dml import DML
 from trainers.loop import Schedule, Split, fit
 from trainers.mat import MAT
@@ -444,6 +444,9 @@ def test_settings_out_of_range_are_refused_with_what_was_given(build, message):
 K, M, S, N = 2, 3, 2, 2  # steps, attacks, steps of MSD, networks
 PASSES = {  # forward and backward passes for each image of a batch
     ("natural", ""): (1, 1),
+    ("dd", ""): (2, 1),
+    ("ard", ""): (K + 2, K + 1),
+    ("mat-offline", ""): (K + 2, K + 1),
     ("at", ""): (K + 1, K + 1),
     ("alp", ""): (K + 2, K + 2),
     ("trades", ""): (K + 3, K + 2),
@@ -473,7 +476,8 @@ def test_two_steps_on_noise_move_every_network_finitely_at_the_cost_of_the_formu
     trainer = method(name, **({"generalist": generalist} if generalist else {}))
     group = [small_cnn(1, 4, seed) for seed in range(trainer.members)]
     before = states(group)
-    result = fit(trainer, group, noise, noise, dataclasses.replace(EPOCH, lr=1e-3), 0)
+    teachers = [small_cnn(1, 4, 99)] * teachers_of(trainer)
+    result = fit(trainer, group, noise, noise, dataclasses.replace(EPOCH, lr=1e-3), 0, teachers=teachers)
     (report,) = result.history
     assert math.isfinite(report.loss) and len(report.robust) == trainer.members
     for old, new in zip(before, states(group), strict=True):

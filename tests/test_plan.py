@@ -49,7 +49,7 @@ def test_the_plan_has_every_cell_once_and_the_right_names():
     made = plan_2x2(seeds=(0, 1))
     assert len({(c.row, c.column, c.seed) for c in made.cells}) == len(made.cells) == 2 * 2 * 2
     cell = next(c for c in made.cells if (c.row, c.column) == ("MAT_h2", "C&W"))
-    assert (cell.recipe, cell.attack, cell.method, cell.column_attack) == ("mat-tiny", "cw-tiny", "mat", "cw")
+    assert (cell.recipe, cell.attack, cell.training, cell.column_attack) == ("mat-tiny", "cw-tiny", "mat", "cw")
     assert cell.run_id == f"{cell.training_id}.h2-best" and made.name == "tiny-dots"
     assert {c.attack for c in made.cells if c.column == "Clean"} == {"clean"}
     assert made.budgets == {"Clean": "no attack", "C&W": "Linf 8/255, 100 steps of 0.003"}
@@ -235,9 +235,10 @@ def test_every_recipe_and_attack_of_a_table_exists_and_can_do_what_its_column_as
 
     spec, catalog = plan.load_spec(name), Catalog()
     for setting in spec.settings:
-        members = {method: catalog.recipe(setting.recipe(method)).trainer.members for method in spec.methods}
+        recipes = {name: catalog.recipe(setting.recipe(row.method), row.set) for name, row in spec.trainings.items()}
+        members = {name: recipe.trainer.members for name, recipe in recipes.items()}
         attacks = {attack: catalog.attack(setting.attack(attack))[0] for attack in spec.attacks}
-        assert all(row.member < members[row.method] for row in spec.rows)
+        assert all(row.member < members[row.training] for row in spec.rows)
         for column in spec.columns:
             attack = attacks.get(column.attack)
             assert column.at is None or (attack and attack.closest)

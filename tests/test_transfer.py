@@ -227,7 +227,7 @@ def test_a_source_that_is_missing_is_trained_once_and_before_it_is_needed(tmp_pa
     job.results.run(missing).unlink()
     assert [line for line in job.describe() if line.startswith("  train")] == [f"  train   {missing[: -len('.best')]}"]
     asked = []
-    monkeypatch.setattr(TableRun, "_train", lambda self, one, *_: asked.append(one) is not None)
+    monkeypatch.setattr(TableRun, "_train", lambda self, one, *_: asked.append(one.training_id) is not None)
     summary = job.execute()
     assert asked == [missing[: -len(".best")]], "two networks need it"
     assert summary.attacked == 10, "all but the two cells of the source that is still missing"

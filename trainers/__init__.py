@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from trainers.act import ACT
 from trainers.alp import ALP
+from trainers.ard import ARD
 from trainers.at import AT
 from trainers.at_multi import ATMSD, ATAvg, ATMax
 from trainers.cat import CAT
+from trainers.dd import DD
 from trainers.dml import DML
 from trainers.mart import MART
 from trainers.mat import MAT
 from trainers.mat_mp import MATMP
+from trainers.mat_offline import MATOffline
 from trainers.natural import Natural
 from trainers.regmix import RegMix
 from trainers.trades import TRADES
@@ -21,9 +24,12 @@ TRAINERS = {
     "alp": ALP,
     "trades": TRADES,
     "mart": MART,
+    "dd": DD,
+    "ard": ARD,
     "act": ACT,
     "dml": DML,
     "mat": MAT,
+    "mat-offline": MATOffline,
     "at-avg": ATAvg,
     "at-max": ATMax,
     "at-msd": ATMSD,

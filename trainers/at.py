@@ -7,18 +7,23 @@ the first author found later that it makes little difference).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
-from attacks.losses import cross_entropy
+from attacks.losses import LOSSES
 from trainers.contract import Alone, Cohort, Inner
 
 
 @dataclass(frozen=True)
 class AT:
-    """min CE(f(x'), y), x' the maximiser of the same loss in the ball."""
+    """min CE(f(x'), y), x' the maximiser of the same loss in the ball.
+
+    loss: "bce" is the boosted cross-entropy instead, which makes it equation 1 of MAT (see `trainers.mat`).
+    """
 
     inner: Inner
+    loss: Literal["ce", "bce"] = "ce"
     version: int = 1
 
     @property
@@ -32,6 +37,6 @@ class AT:
 
     def alone(self, cohort: Cohort, n: int, x: Tensor, y: Tensor) -> Alone:
         """The method on network n."""
-        x_adv = cohort.attack(n, x, y, self.inner, cross_entropy)
+        x_adv = cohort.attack(n, x, y, self.inner, LOSSES[self.loss])
         adversarial = cohort.logits(n, x_adv)
-        return Alone(cross_entropy(adversarial, y).mean(), x_adv, adversarial)
+        return Alone(LOSSES[self.loss](adversarial, y).mean(), x_adv, adversarial)

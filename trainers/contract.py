@@ -50,9 +50,9 @@ class Inner:
 class Trainer(Protocol):
     """Settings of a method. `version` goes up when a change of the code changes its results.
 
-    inner: the attack, also for validation. Two members are optional: `against(n)`, where networks of the cohort are
-    trained against other things than `inner` (see `perturbations`), and `rounds`, where a batch is more than one
-    step of the optimisers (see `rounds_of`).
+    inner: the attack, also for validation. Three members are optional: `against(n)`, where networks of the cohort are
+    trained against other things than `inner` (see `perturbations`), `rounds`, where a batch is more than one step of
+    the optimisers (see `rounds_of`), and `teachers`, where a frozen network teaches (see `teachers_of`).
     """
 
     inner: Inner
@@ -83,6 +83,11 @@ def rounds_of(trainer: Trainer) -> int:
     return int(getattr(trainer, "rounds", 1))
 
 
+def teachers_of(trainer: Trainer) -> int:
+    """How many frozen networks the method learns from (`Cohort.taught`): none or one."""
+    return int(getattr(trainer, "teachers", 0))
+
+
 class Alone(NamedTuple):
     """What a method for a single network makes of a batch: the scalar loss, x_adv and the logits [B, K] on x_adv."""
 
@@ -92,10 +97,15 @@ class Alone(NamedTuple):
 
 
 class Cohort:
-    """The networks, and what one batch may do with them. Passes are counted in images."""
+    """The networks, and what one batch may do with them. Passes are counted in images.
 
-    def __init__(self, networks: Sequence[nn.Module], precision: Precision = "float32") -> None:
-        self.networks = list(networks)
+    teachers: frozen networks that the method learns from.
+    """
+
+    def __init__(
+        self, networks: Sequence[nn.Module], precision: Precision = "float32", teachers: Sequence[nn.Module] = ()
+    ) -> None:
+        self.networks, self.teachers = list(networks), list(teachers)
         self.precision: Precision = precision
         self.noise = Noise(0, torch.arange(0))  # the loop sets each batch's own
         self.round = 0  # counted by the loop where a method has several `rounds`
@@ -130,9 +140,17 @@ class Cohort:
 
     def logits(self, n: int, x: Tensor, mode: Mode = "train", grad: bool = True) -> Tensor:
         """Network n on x [B, C, H, W] -> logits [B, K] float32; with grad=False a constant."""
+        return self._forward(self.networks[n], x, mode, grad)
+
+    def taught(self, x: Tensor) -> Tensor:
+        """The frozen teacher on x [B, C, H, W], in evaluation mode -> logits [B, K] float32, a constant."""
+        (teacher,) = self.teachers
+        return self._forward(teacher, x, "eval", grad=False)
+
+    def _forward(self, network: nn.Module, x: Tensor, mode: Mode, grad: bool) -> Tensor:
         autocast = nullcontext() if self.precision == "float32" else torch.autocast(x.device.type, torch.bfloat16)
-        with in_mode(self.networks[n], mode), torch.set_grad_enabled(grad), autocast:
-            out = self.networks[n](x)
+        with in_mode(network, mode), torch.set_grad_enabled(grad), autocast:
+            out = network(x)
         self.forward_passes += len(x)
         self.backward_passes += len(x) if grad else 0
         return out.float() if self.precision == "bfloat16" else out

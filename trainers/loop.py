@@ -22,7 +22,7 @@ from attacks.contract import ThreatModel
 from attacks.noise import Noise, derive_seed
 from attacks.pgd import PGD
 from attacks.target import Precision, Target
-from trainers.contract import Cohort, Trainer, perturbations, rounds_of
+from trainers.contract import Cohort, Trainer, perturbations, rounds_of, teachers_of
 
 State = dict[str, Tensor]
 Augment = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -125,6 +125,7 @@ def fit(
     schedule: Schedule,
     seed: int,
     *,
+    teachers: Sequence[nn.Module] = (),
     augment: Augment | None = None,
     flip: bool = False,
     checkpoint: Path | None = None,
@@ -134,12 +135,13 @@ def fit(
 ) -> Fit:
     """Train the networks in place and return their best and last states.
 
-    train, validation: on the networks' device. augment: (x, offsets, flips) -> x, see `bench.data.augment`. checkpoint:
-    file that is written whole after every epoch and continued from; identity: what training it belongs to. Raises
-    ValueError for a cohort or checkpoint that does not fit, TrainingError when the loss is no number.
+    train, validation: on the networks' device. teachers: frozen networks, as many as the method has. augment: (x,
+    offsets, flips) -> x, see `bench.data.augment`. checkpoint: file that is written whole after every epoch and
+    continued from; identity: what training it belongs to. Raises ValueError for a cohort or checkpoint that does not
+    fit, TrainingError when the loss is no number.
     """
-    _check_cohort(trainer, networks)
-    run = _Run(trainer, networks, train, schedule, seed, augment if schedule.augment else None, flip)
+    _check_cohort(trainer, networks, teachers)
+    run = _Run(trainer, networks, teachers, train, schedule, seed, augment if schedule.augment else None, flip)
     state = _load(checkpoint, identity, run) if checkpoint is not None and checkpoint.exists() else Fit([], [])
     for epoch in range(len(state.history) + 1, schedule.epochs + 1):
         report = run.epoch(epoch, validation, on_step)
@@ -158,6 +160,7 @@ class _Run:
         self,
         trainer: Trainer,
         networks: Sequence[nn.Module],
+        teachers: Sequence[nn.Module],
         train: Split,
         schedule: Schedule,
         seed: int,
@@ -165,7 +168,7 @@ class _Run:
         flip: bool,
     ) -> None:
         self.trainer, self.networks, self.train, self.schedule = trainer, list(networks), train, schedule
-        self.seed, self.augment, self.flip = seed, augment, flip
+        self.teachers, self.seed, self.augment, self.flip = teachers, seed, augment, flip
         self.optimizers = [
             torch.optim.SGD(
                 network.parameters(),
@@ -181,7 +184,7 @@ class _Run:
     def epoch(self, epoch: int, validation: Split, on_step: Callable[[], None] | None) -> EpochReport:
         """One pass over the training images, then validation."""
         started = time.perf_counter()
-        cohort = Cohort(self.networks, self.schedule.precision)
+        cohort = Cohort(self.networks, self.schedule.precision, self.teachers)
         generator = torch.Generator().manual_seed(derive_seed("order", self.seed, epoch))
         order = torch.randperm(len(self.train.x), generator=generator).to(self.train.x.device)
         batches = order.split(self.schedule.batch_size)
@@ -249,9 +252,11 @@ class _Run:
         return clean, float(standing.sum()) / len(validation.y)
 
 
-def _check_cohort(trainer: Trainer, networks: Sequence[nn.Module]) -> None:
+def _check_cohort(trainer: Trainer, networks: Sequence[nn.Module], teachers: Sequence[nn.Module]) -> None:
     if len(networks) != trainer.members:
         raise ValueError(f"{type(trainer).__name__} trains {trainer.members} network(s); got {len(networks)}")
+    if len(teachers) != teachers_of(trainer):
+        raise ValueError(f"{type(trainer).__name__} has {teachers_of(trainer)} frozen teacher(s); got {len(teachers)}")
     states = [torch.cat([p.detach().flatten().cpu() for p in network.parameters()]) for network in networks]
     for i, first in enumerate(states):
         if any(torch.equal(first, other) for other in states[i + 1 :]):
