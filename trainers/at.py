@@ -34,4 +34,4 @@ class AT:
         """The method on network n."""
         x_adv = cohort.attack(n, x, y, self.inner, cross_entropy)
         adversarial = cohort.logits(n, x_adv)
-        return Alone(cross_entropy(adversarial, y).mean(), x_adv, adversarial)
+        return Alone(cross_entropy(adversarial, y, cohort.label_smoothing).mean(), x_adv, adversarial)

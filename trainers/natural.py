@@ -32,4 +32,4 @@ class Natural:
 
     def batch_loss(self, cohort: Cohort, x: Tensor, y: Tensor) -> list[Tensor]:
         """See `trainers.contract.Trainer`."""
-        return [cross_entropy(cohort.logits(0, x), y).mean()]
+        return [cross_entropy(cohort.logits(0, x), y, cohort.label_smoothing).mean()]
