@@ -16,9 +16,12 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 DLR_GUARD = 1e-12  # where all logits are equal; that of the authors' code
 
 
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """-log p_y."""
-    return F.cross_entropy(logits, y, reduction="none")
+def cross_entropy(logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
+    """-log p_y; with smoothing s, -(1 - s) log p_y - s / K sum_k log p_k (Szegedy et al. 2016, arXiv:1512.00567).
+
+    Attacks leave it at 0.
+    """
+    return F.cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
@@ -52,15 +55,15 @@ def targeted_dlr(logits: Tensor, pair: Tensor) -> Tensor:
     return targeted_margin(logits, pair) / (top[:, 0] - (top[:, 2:3].sum(1) + top[:, -1]) / 2 + DLR_GUARD)
 
 
-def boosted_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+def boosted_cross_entropy(logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
     """-log p_y - log(1 - max_{k != y} p_k): the loss of MART (Wang et al. 2020, eq. 5) and of MAT (eq. 1).
 
     Exact form without the guards of the released code: -log(1 - p_k) = LSE(z) - LSE(z without k), with k the best
-    wrong class; finite for every finite logit and safe in mixed precision.
+    wrong class; finite for every finite logit and safe in mixed precision. smoothing: of the cross-entropy alone.
     """
     wrong = logits.scatter(1, y[:, None], -torch.inf).argmax(1, keepdim=True)
     rest = logits.scatter(1, wrong, -torch.inf)
-    return cross_entropy(logits, y) + logits.logsumexp(1) - rest.logsumexp(1)
+    return cross_entropy(logits, y, smoothing) + logits.logsumexp(1) - rest.logsumexp(1)
 
 
 def kl_divergence(logits: Tensor, reference: Tensor) -> Tensor:
@@ -75,3 +78,5 @@ LOSSES: dict[str, Loss] = {
     "bce": boosted_cross_entropy,
     "dlr": dlr,
 }
+# what training methods compare with the label, smoothing included
+LABEL_LOSSES: dict[str, Callable[..., Tensor]] = {"ce": cross_entropy, "bce": boosted_cross_entropy}

@@ -68,13 +68,14 @@ def models(results: Path) -> list[str]:
 
 
 def runs(results: Path) -> list[str]:
-    """Every registered network, with its validation accuracies."""
+    """Every registered network, with its validation accuracies and what is wrong with it."""
     from bench.records import Results, list_runs, read_run
 
     folder = Results(results)
     found = [read_run(folder, run_id) for run_id in list_runs(folder)]
     return [
-        f"{run.run_id}  " + ", ".join(f"{name} {value:.4f}" for name, value in run.validation.items()) for run in found
+        f"{run.run_id}  " + ", ".join([*(f"{name} {value:.4f}" for name, value in run.validation.items()), *run.health])
+        for run in found
     ] or [f"no runs in {results}"]
 
 

@@ -40,6 +40,18 @@ class Cost:
     backward_passes: int
 
 
+@dataclass(frozen=True)
+class TrainingCost(Cost):
+    """Of a training, all its networks together. seconds: with validation and checkpoints. Passes: of training alone.
+
+    images_per_second: training images by the seconds of training alone. peak_memory_bytes: on CUDA the most that torch
+    had allocated; on a CPU the most that the process ever held, which is at least the training's own.
+    """
+
+    images_per_second: float
+    peak_memory_bytes: int
+
+
 def provenance(device: str, threads: int) -> Provenance:
     """Of this process, now. device: such as "cpu" or the name of a GPU. Loads none of the packages it
     names.

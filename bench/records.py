@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from bench.config import UserError
 from bench.files import dump, parse, read_json, write_atomic, write_json
 from bench.files import write_text as write_text
-from bench.provenance import Cost, Provenance
+from bench.provenance import Cost, Provenance, TrainingCost
 from bench.provenance import provenance as provenance
 
 T = TypeVar("T")
@@ -46,8 +46,10 @@ class Source:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One trained network at one checkpoint. image_shape: [C, H, W]. images_sha256: training images. teacher: the
-    frozen network it learned from.
+    """One trained network at one checkpoint. image_shape: [C, H, W]. images_sha256: training images.
+
+    epoch: the checkpoint's. health: what is wrong with the network, over its whole training; [] is healthy. teacher:
+    the frozen network it learned from.
     """
 
     run_id: str
@@ -67,7 +69,8 @@ class RunRecord:
     validation: dict[str, float]
     weights_sha256: str
     weights_file: str
-    cost: Cost
+    health: list[str]
+    cost: TrainingCost
     provenance: Provenance
     teacher: Source | None = field(default=None, kw_only=True)
 

@@ -1,7 +1,7 @@
 """Tables as Markdown, CSV, LaTeX, HTML and terminal text. The only module that rounds and says percent.
 
-A cell reads "83.1 [79.4, 86.3]"; under the table stand n, what the interval is, every attack's budget, and
-what is missing or failed and why. Needs the records only, never torch.
+A cell reads "83.1 [79.4, 86.3]"; under the table stand n, what the interval is, every attack's budget, which
+networks' training went wrong, and what is missing or failed and why. Needs the records only, never torch.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from bench.plan import Plan
 from bench.records import Results
 from bench.tables import OK
 
+SICK = "(!)"  # behind a number of a network whose training went wrong
 FINE = 1000  # images from which two decimals mean something: one image is 0.1 points or less
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -90,13 +91,13 @@ def _wide(plan: Plan, frame: pd.DataFrame, escape: Callable[[str], str] = str) -
 
 
 def _cell(line: dict[Any, Any]) -> str:
-    """ "83.1 [79.4, 86.3]", with "sd 0.5" over several seeds, or the state in a word."""
+    """ "83.1 [79.4, 86.3]", with "sd 0.5" over several seeds and SICK where it is so, or the state in a word."""
     if line["state"] != OK:
         return str(line["state"])
     n = int(line["n"])
     value, low, high = (percent(line[name], n) for name in ("accuracy", "low", "high"))
     spread = f" sd {percent(line['seed_spread'], n)}" if line["seeds"] > 1 else ""
-    return f"{value} [{low}, {high}]{spread}"
+    return f"{value} [{low}, {high}]{spread}" + (f" {SICK}" if line["health"] else "")
 
 
 def _notes(plan: Plan, frame: pd.DataFrame) -> list[str]:
@@ -114,6 +115,8 @@ def _notes(plan: Plan, frame: pd.DataFrame) -> list[str]:
     if plan.note:
         notes.append(f"Note: {plan.note}")
     notes += [note for column in plan.unions if (note := _broken_by(column, frame))]
+    sick = {run_id: words for health in frame["health"] for run_id, words in health.items()}
+    notes += [f"{SICK} {run_id}: {words}." for run_id, words in sick.items()]
     failed = frame[frame["state"] != OK]
     return notes + [f"{line['state'].capitalize()}: {line['error']}." for line in failed.to_dict("records")]
 
@@ -159,9 +162,10 @@ def _text(plan: Plan, frame: pd.DataFrame) -> str:
 def _csv(plan: Plan, frame: pd.DataFrame) -> str:
     shares = ("accuracy", "low", "high", "seed_spread")
     tidy = frame.assign(**{f"{name}_percent": 100 * frame[name] for name in shares})
+    tidy["health"] = ["; ".join(f"{run_id}: {words}" for run_id, words in sick.items()) for sick in frame["health"]]
     columns = ["table", "row", "column", "n", "seeds", *(f"{name}_percent" for name in shares)]
     # four decimals: far below one image, and no digits that only floating point knows
-    text: str = tidy[[*columns, "state", "error", "run_ids"]].to_csv(index=False, float_format="%.4f")
+    text: str = tidy[[*columns, "state", "error", "run_ids", "health"]].to_csv(index=False, float_format="%.4f")
     return text
 
 

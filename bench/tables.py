@@ -16,23 +16,34 @@ import pandas as pd
 
 from bench.config import UserError
 from bench.plan import Cell, Plan
-from bench.records import DISTANCES, EvalRecord, Results, Source, beyond, read_error, read_eval, read_run
+from bench.records import (
+    DISTANCES,
+    EvalRecord,
+    Results,
+    RunRecord,
+    Source,
+    beyond,
+    read_error,
+    read_eval,
+    read_run,
+)
 from bench.stats import over_seeds
 
 COLUMNS = [
     "table", "row", "column", "seeds", "n", "accuracy", "low", "high", "seed_spread",
-    "state", "error", "run_ids", "broken_by",
+    "state", "error", "run_ids", "broken_by", "health",
 ]  # fmt: skip
 OK, MISSING, STALE, ERROR = WORST = ("ok", "missing", "stale", "error")
 
 
 class Found(NamedTuple):
-    """One seed of a cell: its record, or why there is none."""
+    """One seed of a cell: its record, or why there is none. health: run id -> what is wrong with that network."""
 
     state: str
     reason: str
     run_id: str
     record: EvalRecord | None = None
+    health: Mapping[str, str] = {}
 
 
 class Broken(NamedTuple):
@@ -49,7 +60,8 @@ def table(plan: Plan, results: Results) -> pd.DataFrame:
     """One line per cell, in the plan's order, the columns of COLUMNS; shares in [0, 1], n in images.
 
     state: "ok", or "missing", "error", "stale", and then there are no numbers and `error` says why. broken_by: for
-    a union a list of Broken. Raises UserError for a broken record.
+    a union a list of Broken. health: run id -> what is wrong with a network behind the number, {} if nothing is.
+    Raises UserError for a broken record.
     """
     lines = []
     for row in plan.rows:  # one at a time: a table's records may not fit into memory together
@@ -62,7 +74,7 @@ def table(plan: Plan, results: Results) -> pd.DataFrame:
     frame = pd.DataFrame(lines, columns=COLUMNS)
     shares = dict.fromkeys(("accuracy", "low", "high", "seed_spread"), "float64")
     frame = frame.astype({"seeds": "int64", "n": "Int64"} | shares)
-    for name in ("error", "broken_by"):
+    for name in ("error", "broken_by", "health"):
         frame[name] = pd.Series([line.get(name) for line in lines], dtype=object)  # None stays None
     return frame
 
@@ -84,9 +96,11 @@ def find(plan: Plan, cell: Cell, results: Results) -> Found:
             return lacking(ERROR, failed.reason)
         return lacking(MISSING, f"there is no record {cell.eval_id} of {cell.run_id}")
     record = read_eval(results, cell.run_id, cell.eval_id)
-    if problem := _stale(plan, cell, record, results):
+    runs = {run_id: read_run(results, run_id) for run_id in cell.networks}
+    if problem := _stale(plan, cell, record, runs):
         return lacking(STALE, problem)
-    return Found(OK, "", cell.run_id, record if cell.at is None else judge_at(record, cell.at))
+    health = {run_id: _sick(run) for run_id, run in runs.items() if run.health}
+    return Found(OK, "", cell.run_id, record if cell.at is None else judge_at(record, cell.at), health)
 
 
 def judge_at(record: EvalRecord, eps: float) -> EvalRecord:
@@ -116,12 +130,17 @@ def union_robust(records: Sequence[EvalRecord]) -> pd.Series:
     return pd.concat(verdicts, axis=1).all(axis=1).rename("robust")
 
 
-def _stale(plan: Plan, cell: Cell, record: EvalRecord, results: Results) -> str | None:
+def _sick(run: RunRecord) -> str:
+    """What is wrong with a network, and which epoch of its training it is of."""
+    return f"{run.checkpoint} epoch {run.epoch}, {'; '.join(run.health)}"
+
+
+def _stale(plan: Plan, cell: Cell, record: EvalRecord, runs: Mapping[str, RunRecord]) -> str | None:
     """Why a record is not the cell's, or None."""
-    if record.weights_sha256 != read_run(results, cell.run_id).weights_sha256:
+    if record.weights_sha256 != runs[cell.run_id].weights_sha256:
         return f"the record is of other weights than {cell.run_id} has now"
     if cell.source_run_id is not None:
-        source = read_run(results, cell.source_run_id)
+        source = runs[cell.source_run_id]
         if record.source != Source(source.run_id, source.weights_sha256):
             return f"the record was crafted on other weights than {cell.source_run_id} has now"
     if record.images_sha256 != plan.images_sha256:
@@ -145,6 +164,7 @@ def _line(plan: Plan, row: str, column: str, found: Mapping[str, Sequence[Found]
         "state": max((one.state for one in every), key=WORST.index),
         "error": "; ".join(one.reason for one in every if one.reason) or None,
         "run_ids": ";".join(dict.fromkeys(one.run_id for one in every)),
+        "health": {run_id: words for one in every for run_id, words in one.health.items()},
     }
     if line["state"] != OK:
         if column not in found:  # the reasons stand with the columns it is made of

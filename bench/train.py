@@ -15,8 +15,10 @@ from bench.config import UserError
 from bench.data import Dataset, Images
 from bench.device import describe
 from bench.progress import Progress
-from bench.records import Cost, Results, RunRecord, Source, provenance
-from trainers.loop import EpochReport, Fit, Snapshot, Split, TrainingError, fit
+from bench.provenance import TrainingCost
+from bench.records import Results, RunRecord, Source, provenance
+from trainers.health import EpochReport
+from trainers.loop import Fit, Snapshot, Split, TrainingError, fit
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Training:
         ]
 
     def run(self, results: Results, progress: Progress) -> None:
-        """Train from the last whole epoch on, and register every network. Raises UserError, TrainingError.
+        """Train from the last checkpoint on, and register every network. Raises UserError, TrainingError.
 
         A teacher must be registered: see `to_do`.
         """
@@ -96,10 +98,15 @@ class Training:
                 on_step=progress.advance,
             )
         except OSError as error:
-            raise UserError(f"cannot write to {folder}: {error.strerror or error}; finished epochs are kept") from error
+            raise UserError(
+                f"cannot write to {folder}: {error.strerror or error}; what its checkpoint holds is kept"
+            ) from error
         progress.end()
         self._register(results, result, source)
         progress.say(f"trained {self.training_id}: {_figures(result.history[-1], schedule.epochs)}")
+        for n, words in enumerate(result.health):
+            for each in words:
+                progress.say(f"  network {n + 1} {each}")
         (folder / "checkpoint.pt").unlink(missing_ok=True)
 
     def networks(self) -> list[nn.Module]:
@@ -121,16 +128,32 @@ class Training:
         return [network.to(self.device)], Source(run_id, record.weights_sha256)
 
     def _register(self, results: Results, result: Fit, teacher: Source | None) -> None:
-        cost = Cost(
-            sum(report.seconds for report in result.history),
-            sum(report.forward_passes for report in result.history),
-            sum(report.backward_passes for report in result.history),
-        )
+        cost = self._cost(result)
         snapshots = [*result.best, *result.last]
         for run_id, member, snapshot in zip(self.run_ids, 2 * list(range(len(result.best))), snapshots, strict=True):
-            registry.register(results, snapshot.state, self._record(run_id, member, snapshot, cost, teacher))
+            record = self._record(run_id, member, snapshot, result.health[member], cost, teacher)
+            registry.register(results, snapshot.state, record)
 
-    def _record(self, run_id: str, member: int, snapshot: Snapshot, cost: Cost, teacher: Source | None) -> RunRecord:
+    def _cost(self, result: Fit) -> TrainingCost:
+        history = result.history
+        training_seconds = sum(report.training_seconds for report in history)
+        return TrainingCost(
+            seconds=sum(report.seconds for report in history),
+            forward_passes=sum(report.forward_passes for report in history),
+            backward_passes=sum(report.backward_passes for report in history),
+            images_per_second=len(history) * len(self.dataset.train) / training_seconds,
+            peak_memory_bytes=max(report.peak_memory_bytes for report in history),
+        )
+
+    def _record(
+        self,
+        run_id: str,
+        member: int,
+        snapshot: Snapshot,
+        health: list[str],
+        cost: TrainingCost,
+        teacher: Source | None,
+    ) -> RunRecord:
         label = run_id.rpartition(".")[2]
         return RunRecord(
             run_id=run_id,
@@ -150,6 +173,7 @@ class Training:
             validation={"clean": snapshot.clean, "robust": snapshot.robust},
             weights_sha256="",
             weights_file=f"{label}.safetensors",
+            health=health,
             cost=cost,
             provenance=provenance(describe(self.device), torch.get_num_threads()),
             teacher=teacher,

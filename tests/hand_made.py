@@ -8,7 +8,7 @@ from dataclasses import replace
 import pandas as pd
 
 from bench.plan import Plan, make
-from bench.provenance import Cost, Provenance
+from bench.provenance import Cost, Provenance, TrainingCost
 from bench.records import EvalRecord, Results, RunRecord, training_of, write_eval, write_run
 from bench.spec import Column, Row, Setting, TableSpec
 
@@ -69,7 +69,7 @@ def frame(robust: Sequence[bool], clean: Sequence[bool] | None = None) -> pd.Dat
     return pd.DataFrame(columns | {"forward_passes": [2] * n, "backward_passes": [1] * n})
 
 
-def run_record(run_id: str, weights: str = "w") -> RunRecord:
+def run_record(run_id: str, weights: str = "w", health: Sequence[str] = ()) -> RunRecord:
     """A trained network."""
     label = run_id.rpartition(".")[2]
     return RunRecord(
@@ -90,7 +90,8 @@ def run_record(run_id: str, weights: str = "w") -> RunRecord:
         validation={"robust_accuracy": 0.5},
         weights_sha256=weights,
         weights_file=f"{label}.safetensors",
-        cost=Cost(1.5, 100, 100),
+        health=list(health),
+        cost=TrainingCost(1.5, 100, 100, 200.0, 1 << 28),
         provenance=MADE_BY,
     )
 

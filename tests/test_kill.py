@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import pytest
+import sklearn.datasets  # noqa: F401  (so that the fork server has it, and each of its children at once)
+import torch
+from methods import INNER, THREE
+from safetensors.torch import save_file
+
+from bench import data, models
 from bench.records import Results, list_runs, read_eval, read_run
+from trainers.contract import Trainer
+from trainers.loop import Schedule, Split, fit
+from trainers.mat import MAT
+from trainers.mat_mp import MATMP
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "bench", "run", "table2", "--images", "40"]
@@ -50,3 +64,72 @@ def test_a_killed_run_ends_like_an_undisturbed_one(tmp_path):
         kill_when(broken, pattern)
     assert start(broken).wait() == 0
     assert everything(broken) == everything(tmp_path / "whole")
+
+
+KILLS = 10
+TINY = Schedule(epochs=4, batch_size=32, lr=0.05, kind="cyclic", augment=False, validation_steps=2)
+
+
+def train_tiny(trainer: Trainer, folder: Path, steps: Any) -> None:
+    """320 digits and cnn-small, with a checkpoint after every batch; the states end in folder/*.safetensors.
+
+    steps: a shared number that counts the batches of this process.
+    """
+    torch.set_num_threads(1)
+    images = data.load("digits", None)
+    train, validation = (
+        Split(part.x[:count], part.y[:count], part.ids[:count])
+        for part, count in ((images.train, 320), (images.validation, 40))
+    )
+    networks = [models.create("cnn-small", images.image_shape, images.classes, n) for n in range(trainer.members)]
+
+    def count() -> None:
+        steps.value += 1
+
+    path = folder / "checkpoint.pt"
+    result = fit(trainer, networks, train, validation, TINY, 0, checkpoint=path, minutes=0, on_step=count)
+    for n, (best, last) in enumerate(zip(result.best, result.last, strict=True)):
+        save_file(best.state, folder / f"{n}-best.safetensors")
+        save_file(last.state, folder / f"{n}-last.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", [MAT(INNER), MATMP(THREE)], ids=["mat", "mat-mp"])
+def test_ten_kills_at_random_moments_of_a_training_change_no_byte(trainer: Trainer, tmp_path: Path):
+    """A fork server that has loaded torch starts the trainings, each a process of its own that SIGKILL ends."""
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload([__name__])
+
+    def start(folder: Path) -> tuple[Any, Any]:
+        folder.mkdir(exist_ok=True)
+        steps = server.Value("i", 0)
+        process = server.Process(target=train_tiny, args=(trainer, folder, steps))
+        process.start()
+        return process, steps
+
+    begun = time.monotonic()
+    process, steps = start(tmp_path / "whole")
+    process.join()
+    assert process.exitcode == 0 and steps.value == 40
+    one_step = (time.monotonic() - begun) / 40
+    chance, places = random.Random(0), []
+    for _ in range(KILLS):
+        process, steps = start(tmp_path / "broken")
+        wanted = chance.randint(1, 2)
+        while steps.value < wanted:
+            assert process.is_alive(), "the training ended before it could be killed"
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, one_step))  # anywhere: in an attack, a step, a validation or a write
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        found = torch.load(tmp_path / "broken" / "checkpoint.pt", weights_only=True)
+        places.append((len(found["history"]), found["partial"]["batches"]))
+    assert places == sorted(set(places)), "each training goes on from the one before"
+    assert sum(batches > 0 for _, batches in places) > KILLS / 2, "most kills are inside an epoch"
+    process, _ = start(tmp_path / "broken")
+    process.join()
+    assert process.exitcode == 0
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "whole").glob("*.safetensors")}
+    assert len(whole) == 2 * trainer.members
+    assert whole == {path.name: path.read_bytes() for path in (tmp_path / "broken").glob("*.safetensors")}

@@ -3,48 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 from methods import INNER, method
 from oracles import small_cnn
+from tiny import SCHEDULE, networks, stripes, train, weights
 from torch import nn
 
 from bench.catalog import Catalog
-from bench.data import augment
 from trainers import TRAINERS
 from trainers.at import AT
-from trainers.contract import teachers_of
-from trainers.loop import Schedule, Split, TrainingError, fit
-
-SCHEDULE = Schedule(epochs=4, batch_size=16, lr=0.02, validation_steps=2)
-
-
-def stripes(count=48, seed=0):
-    """Two classes: light columns on the left or on the right."""
-    generator = torch.Generator().manual_seed(seed)
-    x = 0.4 * torch.rand(count, 1, 8, 8, generator=generator)
-    y = torch.arange(count) % 2
-    x[y == 0, :, :, :4] += 0.5
-    x[y == 1, :, :, 4:] += 0.5
-    return Split(x, y, torch.arange(count))
-
-
-def networks(count):
-    return [small_cnn(1, 2, seed) for seed in range(count)]
-
-
-def weights(model):
-    return torch.cat([value.flatten().float() for value in model.state_dict().values()])
-
-
-def train(name="at", schedule=SCHEDULE, seed=0, **options):
-    trainer = method(name)
-    group = networks(trainer.members)
-    if teachers_of(trainer):
-        options["teachers"] = train("natural", schedule)[0]
-    result = fit(trainer, group, stripes(), stripes(20, 1), schedule, seed, augment=augment, flip=True, **options)
-    return group, result
+from trainers.loop import Fit, Schedule, Snapshot, TrainingError, _out_of_patience, fit
 
 
 @pytest.mark.parametrize("name", sorted(TRAINERS))
@@ -61,23 +32,95 @@ def test_one_seed_twice_is_one_result_and_another_seed_is_another(name):
         assert torch.equal(weights(a), weights(b)) and not torch.equal(weights(a), weights(c))
 
 
-@pytest.mark.parametrize("name", ["at", "mat", "ard"])
-@pytest.mark.parametrize("stop_after", [1, 3])
-def test_a_killed_training_ends_in_the_same_bits(name, stop_after, tmp_path):
-    whole, expected = train(name)
-    path = tmp_path / "checkpoint.pt"
+EVERYTHING = dataclasses.replace(SCHEDULE, ema=0.9, awp=0.02, awp_after=1, label_smoothing=0.1, patience=9)
 
-    def interrupt(report):
-        if report.epoch == stop_after:
-            raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        train(name, checkpoint=path, identity="a", on_epoch=interrupt)
-    resumed, result = train(name, checkpoint=path, identity="a")
-    assert [report.epoch for report in result.history] == [1, 2, 3, 4]
-    for a, b in zip(whole, resumed, strict=True):
+def with_dropout(count: int) -> list[nn.Module]:
+    """Networks with batch norm, and with dropout, which draws from the global generator."""
+    return [nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(0.2), network) for network in networks(count)]
+
+
+def same(first: Fit, second: Fit) -> None:
+    """Best and last, weights and figures."""
+    for one, two in zip([*first.best, *first.last], [*second.best, *second.last], strict=True):
+        assert (one.epoch, one.clean, one.robust) == (two.epoch, two.clean, two.robust)
+        assert all(torch.equal(value, two.state[name]) for name, value in one.state.items())
+    assert [(r.loss, r.single_step, r.forward_passes) for r in first.history] == [
+        (r.loss, r.single_step, r.forward_passes) for r in second.history
+    ]
+
+
+@pytest.mark.parametrize("schedule", [SCHEDULE, EVERYTHING], ids=["plain", "every module"])
+@pytest.mark.parametrize("name", ["at", "mat", "mat-mp", "at-avg", "ard"])
+def test_a_training_that_stops_in_the_middle_of_epochs_ends_in_the_same_bits(
+    name: str, schedule: Schedule, tmp_path: Path
+):
+    """12 batches; with a checkpoint after every one, the training is stopped after 2, 3 and 4 more."""
+    members, path = method(name).members, tmp_path / "checkpoint.pt"
+    whole, expected = train(name, schedule, group=with_dropout(members))
+    for stop_after in (2, 3, 4, 99):
+        group, left = with_dropout(members), iter(range(stop_after - 1, -1, -1))
+
+        def interrupt(left=left) -> None:
+            if next(left) == 0:
+                raise KeyboardInterrupt
+
+        try:
+            _, result = train(name, schedule, group=group, checkpoint=path, identity="a", minutes=0, on_step=interrupt)
+        except KeyboardInterrupt:
+            torch.rand(5)  # what a program does in between must not matter
+    assert stop_after - len(list(left)) == 12 - 9, "the last part had three batches to do"
+    for a, b in zip(whole, group, strict=True):
         assert torch.equal(weights(a), weights(b))
-    assert [snapshot.epoch for snapshot in result.best] == [snapshot.epoch for snapshot in expected.best]
+    same(expected, result)
+
+
+def test_within_an_epoch_a_checkpoint_is_written_when_the_last_is_old_enough(tmp_path: Path):
+    path, stamps = tmp_path / "checkpoint.pt", []
+
+    def look() -> None:
+        stamps.append(path.stat().st_mtime_ns if path.exists() else 0)
+
+    train(checkpoint=path, on_step=look)
+    assert len(stamps) == 12 and len(set(stamps)) == 4, "by default only after each epoch of a short training"
+    stamps.clear()
+    path.unlink()
+    train(checkpoint=path, minutes=0, on_step=look)
+    assert len(set(stamps)) == 12
+
+
+def test_patience_ends_a_training_that_gets_no_better_and_resuming_keeps_to_that(tmp_path: Path):
+    path = tmp_path / "checkpoint.pt"
+    stubborn = dataclasses.replace(SCHEDULE, epochs=9, lr=0.0, patience=2)
+    for _ in range(2):
+        _, result = train(schedule=stubborn, checkpoint=path)
+        assert [report.epoch for report in result.history] == [1, 2, 3], "the first is the best, and two wait for more"
+    assert result.best[0].epoch == 1 and result.last[0].epoch == 3
+    _, result = train(schedule=dataclasses.replace(stubborn, patience=0))
+    assert len(result.history) == 9
+
+
+def test_patience_waits_for_every_network_of_a_cohort():
+    """The second network gets better in every epoch, so the first one's standstill ends nothing."""
+    state, patience = Fit([], [], history=[None] * 5), 3
+    for epochs, stops in (((1, 5), False), ((1, 3), False), ((2, 1), True)):
+        state.best = [Snapshot(epoch, 0.5, 0.5, {}) for epoch in epochs]
+        assert _out_of_patience(state, patience) == stops
+
+
+@pytest.mark.parametrize("name", sorted(set(TRAINERS) - {"dd"}))  # which knows no label, only its teacher
+def test_label_smoothing_reaches_every_method(name: str):
+    plain, smooth = (train(name, dataclasses.replace(SCHEDULE, epochs=1, label_smoothing=s))[0] for s in (0.0, 0.3))
+    assert all(not torch.equal(weights(a), weights(b)) for a, b in zip(plain, smooth, strict=True))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"ema": 1.0}, {"ema": -0.1}, {"awp": -1.0}, {"label_smoothing": 1.0}, {"patience": -1}, {"awp_after": -1}],
+)
+def test_modules_out_of_range_are_refused(setting: dict[str, float]):
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        Schedule(epochs=1, **setting)
 
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path):

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from methods import Y, bce, cohort, kl, logits, method
+from methods import THREE, Y, bce, ce, cohort, kl, logits, method
 
 from attacks.losses import boosted_cross_entropy, cross_entropy, kl_divergence
 from attacks.noise import Noise
 from trainers import TRAINERS
+from trainers.act import ACT
+from trainers.alp import ALP
 from trainers.contract import Inner, in_mode
+from trainers.dml import DML
 from trainers.mart import MART
 from trainers.mat import MAT
+from trainers.mat_mp import MATMP
+from trainers.regmix import RegMix
 from trainers.trades import TRADES
 
 INNER = Inner(eps=0.05, steps=2, step=0.03)
@@ -128,3 +133,44 @@ def test_attack_in_training_mode_does_use_batch_statistics():
     with in_mode(group.networks[0], "eval"):
         assert not group.networks[0].training
     assert group.networks[0].training
+
+
+def smooth_ce(z: torch.Tensor, y: torch.Tensor, s: float) -> torch.Tensor:
+    """Per image: 1 - s on the label and s / K on every class."""
+    return (1 - s) * ce(z, y) - s * z.softmax(1).log().mean(1)
+
+
+@pytest.mark.parametrize("s", [0.0, 0.3])
+def test_label_smoothing_is_in_the_label_of_each_loss_and_nowhere_else(s: float):
+    clean, adversarial, others = logits(0), logits(1), [logits(2), logits(3), logits(4), logits(5)]
+    one = smooth_ce(adversarial, Y, s)
+    boosted = bce(adversarial, Y) - ce(adversarial, Y) + one
+    assert torch.allclose(cross_entropy(adversarial, Y, s), one)
+    assert torch.allclose(boosted_cross_entropy(adversarial, Y, s), boosted)
+    rest = TRADES(INNER).loss(clean, adversarial, Y) - ce(clean, Y).mean()
+    assert torch.allclose(TRADES(INNER).loss(clean, adversarial, Y, s), rest + smooth_ce(clean, Y, s).mean())
+    for guard in (False, True):
+        mart = MART(INNER, eps_guard=guard)
+        rest = mart.loss(clean, adversarial, Y) - ce(adversarial, Y).mean()
+        assert torch.allclose(mart.loss(clean, adversarial, Y, s), rest + one.mean())
+    alp = ALP(INNER)
+    rest = alp.loss(clean, adversarial, Y) - (ce(clean, Y).mean() + ce(adversarial, Y).mean()) / 2
+    assert torch.allclose(alp.loss(clean, adversarial, Y, s), rest + (smooth_ce(clean, Y, s).mean() + one.mean()) / 2)
+    gain = one.mean() - ce(adversarial, Y).mean()
+    act, dml, mat, mat_mp = ACT(INNER), DML(INNER), MAT(INNER, alpha=0.6), MATMP(THREE, alpha=0.6)
+    for share, loss in (
+        (0.1, lambda *more: act.loss(adversarial, clean, Y, 0.9, *more)),
+        (1.0, lambda *more: dml.loss(0, [adversarial, clean], Y, *more)),
+        (0.4, lambda *more: mat.loss(0, adversarial, [clean, others[0]], Y, *more)),
+        (0.4, lambda *more: mat_mp.specialist_loss(1, adversarial, others, Y, *more)),
+        (0.4, lambda *more: mat_mp.generalist_loss([adversarial] * 3, others, Y, None, *more)),
+    ):
+        assert torch.allclose(loss(s), loss() + share * gain)
+
+
+def test_label_smoothing_comes_on_top_of_regmix_target_mass():
+    z, mass, s = logits(1), 0.7, 0.3
+    target = torch.full((5, 4), (1 - mass) / 3).double()
+    target[torch.arange(5), Y] = mass
+    expected = -(((1 - s) * target + s / 4) * z.softmax(1).log()).sum(1)
+    assert torch.allclose(RegMix(INNER, target_mass=mass).label_loss(z, Y, s), expected)

@@ -61,8 +61,8 @@ class ACT:
         x_adv = cohort.attack(G, x, goal, self.inner, self.ascent(len(x)))
         robust = cohort.logits(G, x_adv)
         return [
-            self.loss(robust, natural.detach(), y, self.alpha_robust),
-            self.loss(natural, robust.detach(), y, self.alpha_natural),
+            self.loss(robust, natural.detach(), y, self.alpha_robust, cohort.label_smoothing),
+            self.loss(natural, robust.detach(), y, self.alpha_natural, cohort.label_smoothing),
         ]
 
     def ascent(self, batch: int) -> Loss:
@@ -75,7 +75,7 @@ class ACT:
 
         return loss
 
-    def loss(self, student: Tensor, teacher: Tensor, y: Tensor, alpha: float) -> Tensor:
+    def loss(self, student: Tensor, teacher: Tensor, y: Tensor, alpha: float, smoothing: float = 0.0) -> Tensor:
         """student, teacher: logits [B, K]; y [B] -> the scalar loss."""
         taught = kl_divergence(student / self.temperature, teacher / self.temperature).mean()
-        return (1 - alpha) * cross_entropy(student, y).mean() + alpha * self.temperature**2 * taught
+        return (1 - alpha) * cross_entropy(student, y, smoothing).mean() + alpha * self.temperature**2 * taught

@@ -41,9 +41,9 @@ class ALP:
         """The method on network n."""
         x_adv = cohort.attack(n, x, y, self.inner, cross_entropy)
         clean, adversarial = cohort.logits(n, x), cohort.logits(n, x_adv)
-        return Alone(self.loss(clean, adversarial, y), x_adv, adversarial)
+        return Alone(self.loss(clean, adversarial, y, cohort.label_smoothing), x_adv, adversarial)
 
-    def loss(self, clean: Tensor, adversarial: Tensor, y: Tensor) -> Tensor:
+    def loss(self, clean: Tensor, adversarial: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
         """clean, adversarial: logits [B, K]; y [B] -> the scalar loss."""
-        label = (cross_entropy(clean, y).mean() + cross_entropy(adversarial, y).mean()) / 2
+        label = (cross_entropy(clean, y, smoothing).mean() + cross_entropy(adversarial, y, smoothing).mean()) / 2
         return label + self.weight * (clean - adversarial).square().mean()

@@ -53,12 +53,14 @@ class ARD:
         """See `trainers.contract.Trainer`."""
         x_adv = cohort.attack(0, x, y, self.inner, cross_entropy)
         clean = cohort.logits(0, x) if self.alpha < 1 else None
-        return [self.loss(cohort.logits(0, x_adv), cohort.taught(x), clean, y)]
+        return [self.loss(cohort.logits(0, x_adv), cohort.taught(x), clean, y, cohort.label_smoothing)]
 
-    def loss(self, adversarial: Tensor, teacher: Tensor, clean: Tensor | None, y: Tensor) -> Tensor:
+    def loss(
+        self, adversarial: Tensor, teacher: Tensor, clean: Tensor | None, y: Tensor, smoothing: float = 0.0
+    ) -> Tensor:
         """Logits [B, K] of the student on x', of the teacher on x, of the student on x (None: alpha is 1) -> scalar."""
         soft = kl_divergence(adversarial / self.temperature, teacher / self.temperature).mean()
         if self.reduction == "mean":
             soft = soft / adversarial.shape[1]
         total = self.alpha * self.temperature**2 * soft
-        return total if clean is None else total + (1 - self.alpha) * cross_entropy(clean, y).mean()
+        return total if clean is None else total + (1 - self.alpha) * cross_entropy(clean, y, smoothing).mean()

@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from attacks.losses import LOSSES
+from attacks.losses import LABEL_LOSSES, LOSSES
 from trainers.contract import Alone, Cohort, Inner
 
 
@@ -39,4 +39,4 @@ class AT:
         """The method on network n."""
         x_adv = cohort.attack(n, x, y, self.inner, LOSSES[self.loss])
         adversarial = cohort.logits(n, x_adv)
-        return Alone(LOSSES[self.loss](adversarial, y).mean(), x_adv, adversarial)
+        return Alone(LABEL_LOSSES[self.loss](adversarial, y, cohort.label_smoothing).mean(), x_adv, adversarial)

@@ -62,7 +62,8 @@ class ATAvg:
         """See `trainers.contract.Trainer`."""
         inners = self.inners[cohort.round : cohort.round + 1] if self.sequential else self.inners
         x_adv = [cohort.attack(0, x, y, inner, cross_entropy) for inner in inners]
-        return [torch.stack([cross_entropy(cohort.logits(0, each), y).mean() for each in x_adv]).mean()]
+        label = [cross_entropy(cohort.logits(0, each), y, cohort.label_smoothing).mean() for each in x_adv]
+        return [torch.stack(label).mean()]
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class ATMax:
         """See `trainers.contract.Trainer`."""
         x_adv = [cohort.attack(0, x, y, inner, cross_entropy) for inner in self.inners]
         worst, _ = worst_of(cohort, 0, x_adv, y, self.inners, cross_entropy)
-        return [cross_entropy(cohort.logits(0, worst), y).mean()]
+        return [cross_entropy(cohort.logits(0, worst), y, cohort.label_smoothing).mean()]
 
 
 @dataclass(frozen=True)
@@ -131,9 +132,9 @@ class ATMSD:
 
     def batch_loss(self, cohort: Cohort, x: Tensor, y: Tensor) -> list[Tensor]:
         """See `trainers.contract.Trainer`."""
-        with cohort.target(0, len(x), self.inner.bn) as target:
-            x_adv = msd_of(self.inners, self.steps)(target, x, y, cohort.noise_of(0))
-        return [cross_entropy(cohort.logits(0, x_adv), y).mean()]
+        msd, noise = msd_of(self.inners, self.steps), cohort.noise_of(0)
+        x_adv = cohort.craft(0, len(x), self.inner.bn, lambda target: msd(target, x, y, noise))
+        return [cross_entropy(cohort.logits(0, x_adv), y, cohort.label_smoothing).mean()]
 
 
 def check_inners(inners: Sequence[Inner]) -> None:
@@ -146,8 +147,12 @@ def worst_of(
     cohort: Cohort, n: int, x_adv: list[Tensor], y: Tensor, inners: Sequence[Inner], loss: Loss
 ) -> tuple[Tensor, Tensor]:
     """For each image the result of the attack with the largest loss on network n -> (x_adv like x, which [B] int64)."""
-    reached = [loss(cohort.logits(n, x, inner.bn, grad=False), y) for x, inner in zip(x_adv, inners, strict=True)]
-    which = torch.stack(reached).argmax(0)
+
+    def choose() -> Tensor:
+        reached = [loss(cohort.logits(n, x, inner.bn, grad=False), y) for x, inner in zip(x_adv, inners, strict=True)]
+        return torch.stack(reached).argmax(0)
+
+    which = cohort.once(choose)
     return torch.stack(x_adv)[which, torch.arange(len(y), device=y.device)], which
 
 

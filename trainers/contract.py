@@ -6,10 +6,10 @@ Cohort is what a method sees of a batch: which network attacks which image with 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from attacks.noise import Noise
 from attacks.pgd import PGD, Start, ascend, start_point
 from attacks.target import Precision, Target
 
+T = TypeVar("T")
 Mode = Literal["eval", "train"]
 
 
@@ -99,27 +100,70 @@ class Alone(NamedTuple):
 class Cohort:
     """The networks, and what one batch may do with them. Passes are counted in images.
 
-    teachers: frozen networks that the method learns from.
+    label_smoothing: what a method hands to the cross-entropy of its loss, never to that of its attack. teachers: frozen
+    networks that the method learns from.
     """
 
     def __init__(
-        self, networks: Sequence[nn.Module], precision: Precision = "float32", teachers: Sequence[nn.Module] = ()
+        self,
+        networks: Sequence[nn.Module],
+        precision: Precision = "float32",
+        label_smoothing: float = 0.0,
+        teachers: Sequence[nn.Module] = (),
     ) -> None:
         self.networks, self.teachers = list(networks), list(teachers)
         self.precision: Precision = precision
+        self.label_smoothing = label_smoothing
         self.noise = Noise(0, torch.arange(0))  # the loop sets each batch's own
         self.round = 0  # counted by the loop where a method has several `rounds`
         self.forward_passes = 0
         self.backward_passes = 0
+        self._made: list[Any] = []
+        self._kept: Iterator[Any] | None = None
+
+    def begin(self, round: int = 0) -> None:
+        """A new batch, or a new round on it: nothing is made yet."""
+        self.round, self._made, self._kept = round, [], None
+
+    def again(self) -> None:
+        """The same batch once more: `once` gives what it has made."""
+        self._kept = iter(self._made)
+
+    def once(self, make: Callable[[], T]) -> T:
+        """What `make` returns; where the loop asks for the loss of a batch again (AWP), what it returned before.
+
+        A method asks for the same things in the same order each time.
+        """
+        if self._kept is not None:
+            kept: T = next(self._kept)
+            return kept
+        made = make()
+        self._made.append(made)
+        return made
 
     def attack(self, n: int, x: Tensor, y: Tensor, inner: Inner, loss: Loss) -> Tensor:
         """x_adv [B, C, H, W] against network n: ascends `loss(logits, y)`; y is whatever the loss compares with.
 
         No parameter gradient is filled, and the network's mode is what it was afterwards.
         """
-        with self.target(n, len(x), inner.bn) as target:
-            x_adv, _ = ascend(inner.pgd(inner.steps), target, x, y, loss, y, self.noise_of(n))
-        return x_adv
+
+        def ascent(target: Target) -> Tensor:
+            return ascend(inner.pgd(inner.steps), target, x, y, loss, y, self.noise_of(n))[0]
+
+        return self.craft(n, len(x), inner.bn, ascent)
+
+    def craft(self, n: int, batch: int, mode: Mode, attack: Callable[[Target], Tensor]) -> Tensor:
+        """What an attack makes of network n in that mode, in batches of that many images; passes are counted."""
+
+        def make() -> Tensor:
+            with in_mode(self.networks[n], mode):
+                target = Target(self.networks[n], batch, self.precision, allow_training=True)
+                x_adv = attack(target)
+            self.forward_passes += target.forward_passes
+            self.backward_passes += target.backward_passes
+            return x_adv
+
+        return self.once(make)
 
     def start(self, n: int, x: Tensor, inner: Inner) -> Tensor:
         """Where `attack` on network n begins, like x."""
@@ -128,15 +172,6 @@ class Cohort:
     def noise_of(self, n: int) -> Noise:
         """The batch's noise for attacks on network n."""
         return self.noise.fork("network", n)
-
-    @contextmanager
-    def target(self, n: int, batch: int, mode: Mode) -> Iterator[Target]:
-        """Network n under attack, in that mode and in batches of that many images; its passes are counted here."""
-        with in_mode(self.networks[n], mode):
-            target = Target(self.networks[n], batch, self.precision, allow_training=True)
-            yield target
-        self.forward_passes += target.forward_passes
-        self.backward_passes += target.backward_passes
 
     def logits(self, n: int, x: Tensor, mode: Mode = "train", grad: bool = True) -> Tensor:
         """Network n on x [B, C, H, W] -> logits [B, K] float32; with grad=False a constant."""

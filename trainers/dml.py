@@ -44,11 +44,11 @@ class DML:
     def batch_loss(self, cohort: Cohort, x: Tensor, y: Tensor) -> list[Tensor]:
         """See `trainers.contract.Trainer`."""
         clean = [cohort.logits(n, x) for n in range(self.networks)]
-        return [self.loss(n, clean, y) for n in range(self.networks)]
+        return [self.loss(n, clean, y, cohort.label_smoothing) for n in range(self.networks)]
 
-    def loss(self, n: int, clean: list[Tensor], y: Tensor) -> Tensor:
+    def loss(self, n: int, clean: list[Tensor], y: Tensor, smoothing: float = 0.0) -> Tensor:
         """Network n's loss: everyone's logits [B, K] on x, y [B] -> scalar."""
-        label = cross_entropy(clean[n], y).mean()
+        label = cross_entropy(clean[n], y, smoothing).mean()
         peers = [peer.detach() for m, peer in enumerate(clean) if m != n]
         taught = sum((kl_divergence(clean[n], peer).mean() for peer in peers), label * 0)
         return label + self.weight / (self.networks - 1) * taught

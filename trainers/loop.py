@@ -1,19 +1,22 @@
 """The one epoch loop: N networks, schedule, precision, validation, checkpoints and exact resume.
 
-Every random number comes from (seed, epoch, image id), so the state of a training is weights, momenta, and the number
-of epochs done: a run that is killed and started again ends in the same bits. `best` is chosen by PGD accuracy on
-validation images (see `trainers.contract.perturbations`); test images never come near this file.
+Every random number comes from (seed, epoch, image id), but for a user's dropout, which draws from the global generator.
+So the state of a training is weights, momenta, averages, the place in the epoch and that generator: a run that is
+killed and started again ends in the same bits. `best` is chosen by PGD accuracy on validation images (see
+`trainers.contract.perturbations`); test images never come near this file.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-import os
+import resource
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,15 +24,19 @@ from torch import Tensor, nn
 from attacks.contract import ThreatModel
 from attacks.noise import Noise, derive_seed
 from attacks.pgd import PGD
-from attacks.target import Precision, Target
+from attacks.target import Target
+from trainers import awp, ema
+from trainers.checkpoint import Checkpoint
 from trainers.contract import Cohort, Trainer, perturbations, rounds_of, teachers_of
+from trainers.health import EpochReport, health
+from trainers.schedule import Schedule
 
 State = dict[str, Tensor]
 Augment = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class TrainingError(RuntimeError):
-    """The training broke down: its loss is no number any more."""
+    """The training broke down: its loss or its logits are no numbers any more."""
 
 
 class Split(NamedTuple):
@@ -40,64 +47,18 @@ class Split(NamedTuple):
     ids: Tensor
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast: SGD with momentum. Epochs count from 1.
+class Measured(NamedTuple):
+    """One network on the validation images; see `EpochReport`."""
 
-    lr: peak learning rate. kind: "steps" multiplies by `decay` from each epoch in `milestones` on; "cosine" falls to 0
-    over all steps; "cyclic" rises linearly to lr over the first 40 % and falls to 0. augment: pad-4 crop, and flip
-    where the data set allows it. precision: of the passes ("bfloat16" is mixed precision; losses stay float32).
-    validation_steps: of PGD on the validation images after each epoch, with the inner attack's radius and step. The
-    last batch of an epoch may be smaller. Raises ValueError.
-    """
-
-    epochs: int
-    batch_size: int = 128
-    lr: float = 0.1
-    kind: Literal["steps", "cosine", "cyclic"] = "steps"
-    milestones: tuple[int, ...] = ()
-    decay: float = 0.1
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 5e-4
-    augment: bool = True
-    precision: Precision = "float32"
-    validation_steps: int = 10
-
-    def __post_init__(self) -> None:
-        if min(self.epochs, self.batch_size, self.validation_steps) < 1 or not self.lr >= 0:
-            raise ValueError(
-                f"a schedule needs epochs, batch_size, validation_steps >= 1 and lr >= 0; got epochs = {self.epochs}, "
-                f"batch_size = {self.batch_size}, validation_steps = {self.validation_steps}, lr = {self.lr:g}"
-            )
-
-    def lr_at(self, epoch: int, step: int, steps: int) -> float:
-        """Learning rate of a step: epoch from 1, step from 0 of `steps` in this epoch."""
-        if self.kind == "steps":
-            return self.lr * self.decay ** sum(epoch >= milestone for milestone in self.milestones)
-        done = (epoch - 1 + step / steps) / self.epochs
-        if self.kind == "cosine":
-            return self.lr * (1 + math.cos(math.pi * done)) / 2
-        return self.lr * min(done / 0.4, (1 - done) / 0.6)
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """One epoch: mean loss over networks, validation accuracies in [0, 1] per network, cost in images and seconds."""
-
-    epoch: int
-    loss: float
-    lr: float
-    clean: list[float]
-    robust: list[float]
-    seconds: float
-    forward_passes: int
-    backward_passes: int
+    clean: float
+    robust: float
+    single_step: float
+    constant: bool
 
 
 @dataclass
 class Snapshot:
-    """One network at the end of one epoch."""
+    """One network at the end of one epoch; with EMA its average."""
 
     epoch: int
     clean: float
@@ -107,14 +68,30 @@ class Snapshot:
 
 @dataclass
 class Fit:
-    """A finished training: per network its best and last snapshot.
+    """A finished training: per network its best and last snapshot, and what is wrong with it.
 
     best: by validation PGD accuracy, or by clean accuracy for a naturally trained network; the earlier of equals.
+    health: see `trainers.health`.
     """
 
     best: list[Snapshot]
     last: list[Snapshot]
     history: list[EpochReport] = field(default_factory=list)
+    health: list[list[str]] = field(default_factory=list)
+
+
+@dataclass
+class Partial:
+    """How far an epoch is: batches done, the sum of their losses, seconds and passes they took, and the states of the
+    global random generators to go on with ([] where the epoch begins).
+    """
+
+    batches: int = 0
+    loss: Tensor | float = 0.0
+    seconds: float = 0.0
+    forward_passes: int = 0
+    backward_passes: int = 0
+    random: list[Tensor] = field(default_factory=list)
 
 
 def fit(
@@ -130,31 +107,57 @@ def fit(
     flip: bool = False,
     checkpoint: Path | None = None,
     identity: str = "",
+    minutes: float = 10.0,
     on_epoch: Callable[[EpochReport], None] | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> Fit:
     """Train the networks in place and return their best and last states.
 
     train, validation: on the networks' device. teachers: frozen networks, as many as the method has. augment: (x,
-    offsets, flips) -> x, see `bench.data.augment`. checkpoint: file that is written whole after every epoch and
-    continued from; identity: what training it belongs to. Raises ValueError for a cohort or checkpoint that does not
-    fit, TrainingError when the loss is no number.
+    offsets, flips) -> x, see `bench.data.augment`. checkpoint: file that is written whole after every epoch, and within
+    an epoch when it is `minutes` old, and continued from; identity: what training it belongs to. Raises ValueError for
+    a cohort or checkpoint that does not fit, TrainingError when loss or logits are no numbers.
     """
     _check_cohort(trainer, networks, teachers)
+    if train.x.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(train.x.device)
     run = _Run(trainer, networks, teachers, train, schedule, seed, augment if schedule.augment else None, flip)
-    state = _load(checkpoint, identity, run) if checkpoint is not None and checkpoint.exists() else Fit([], [])
+    file = Checkpoint(checkpoint, identity, minutes)
+    content = file.read()
+    state, partial = (Fit([], []), Partial()) if content is None else run.load(content)
+
+    def step_done(partial: Partial) -> None:
+        if file.due:
+            file.write(run.content(state, partial))
+        if on_step:
+            on_step()
+
     for epoch in range(len(state.history) + 1, schedule.epochs + 1):
-        report = run.epoch(epoch, validation, on_step)
+        if _out_of_patience(state, schedule.patience):
+            break
+        report = run.epoch(epoch, partial, validation, step_done)
         _remember(state, report, run)
-        if checkpoint is not None:
-            _save(checkpoint, identity, state, run)
+        partial = Partial()
+        file.write(run.content(state, partial))
         if on_epoch:
             on_epoch(report)
+    chance = 1 / (1 + int(train.y.max()))
+    natural = [perturbations(trainer, n) == () for n in range(trainer.members)]
+    state.health = [health(state.history, n, chance, natural[n]) for n in range(trainer.members)]
     return state
 
 
+def peak_memory(device: torch.device) -> int:
+    """Bytes. CUDA: the most that torch has had allocated on the device. CPU: the most this process has ever held, with
+    Python, torch and whatever it did before; so a training's own peak is at most this.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 class _Run:
-    """Networks and optimisers of one training."""
+    """Networks, optimisers and averages of one training."""
 
     def __init__(
         self,
@@ -169,6 +172,7 @@ class _Run:
     ) -> None:
         self.trainer, self.networks, self.train, self.schedule = trainer, list(networks), train, schedule
         self.teachers, self.seed, self.augment, self.flip = teachers, seed, augment, flip
+        self.averages = [copy.deepcopy(n).requires_grad_(False) for n in networks] if schedule.ema else []
         self.optimizers = [
             torch.optim.SGD(
                 network.parameters(),
@@ -181,39 +185,62 @@ class _Run:
             for network in networks
         ]
 
-    def epoch(self, epoch: int, validation: Split, on_step: Callable[[], None] | None) -> EpochReport:
-        """One pass over the training images, then validation."""
+    @property
+    def judged(self) -> list[nn.Module]:
+        """The networks that are validated and kept: with EMA the averages."""
+        return self.averages or self.networks
+
+    def epoch(
+        self, epoch: int, partial: Partial, validation: Split, step_done: Callable[[Partial], None]
+    ) -> EpochReport:
+        """What is left of one pass over the training images, then validation."""
+        self._train(epoch, partial, step_done)
+        loss = float(partial.loss) / partial.batches
+        if not math.isfinite(loss):
+            raise TrainingError(f"the loss became {loss} in epoch {epoch}; a lower learning rate may help")
         started = time.perf_counter()
-        cohort = Cohort(self.networks, self.schedule.precision, self.teachers)
+        for network in [*self.networks, *self.averages]:
+            network.eval()
+        measured = [self._validate(n, epoch, validation) for n in range(len(self.networks))]
+        return EpochReport(
+            epoch=epoch,
+            loss=loss,
+            lr=self.schedule.lr_at(epoch, partial.batches - 1, partial.batches),
+            clean=[one.clean for one in measured],
+            robust=[one.robust for one in measured],
+            single_step=[one.single_step for one in measured],
+            constant=[one.constant for one in measured],
+            seconds=partial.seconds + time.perf_counter() - started,
+            training_seconds=partial.seconds,
+            forward_passes=partial.forward_passes,
+            backward_passes=partial.backward_passes,
+            peak_memory_bytes=peak_memory(self.train.x.device),
+        )
+
+    def _train(self, epoch: int, partial: Partial, step_done: Callable[[Partial], None]) -> None:
+        """The batches of an epoch that are not done yet; `partial` is kept up to date."""
+        cohort = Cohort(self.networks, self.schedule.precision, self.schedule.label_smoothing, self.teachers)
+        cohort.forward_passes, cohort.backward_passes = partial.forward_passes, partial.backward_passes
         generator = torch.Generator().manual_seed(derive_seed("order", self.seed, epoch))
         order = torch.randperm(len(self.train.x), generator=generator).to(self.train.x.device)
         batches = order.split(self.schedule.batch_size)
-        total = torch.zeros((), device=self.train.x.device)
+        started = time.perf_counter() - partial.seconds
         for network in self.networks:
             network.train()
         with torch.random.fork_rng(devices=_cuda(self.train.x)):  # a user's dropout draws from the global state
             torch.manual_seed(derive_seed("epoch", self.seed, epoch))
-            for step, rows in enumerate(batches):
-                lr = self.schedule.lr_at(epoch, step, len(batches))
-                total += self._step(cohort, rows, epoch, lr)
-                if on_step:
-                    on_step()
-        loss = float(total) / len(batches)
-        if not math.isfinite(loss):
-            raise TrainingError(f"the loss became {loss} in epoch {epoch}; a lower learning rate may help")
-        for network in self.networks:
-            network.eval()
-        accuracies = [self._validate(n, validation) for n in range(len(self.networks))]
-        return EpochReport(
-            epoch,
-            loss,
-            lr,
-            [clean for clean, _ in accuracies],
-            [robust for _, robust in accuracies],
-            time.perf_counter() - started,
-            cohort.forward_passes,
-            cohort.backward_passes,
-        )
+            _set_random_states(partial.random, self.train.x)
+            for step in range(partial.batches, len(batches)):
+                partial.loss += self._step(cohort, batches[step], epoch, self.schedule.lr_at(epoch, step, len(batches)))
+                decay = ema.decay_at(self.schedule.ema, (epoch - 1) * len(batches) + step)
+                for average, network in zip(self.averages, self.networks, strict=False):
+                    ema.update(average, network, decay)
+                partial.batches = step + 1
+                partial.forward_passes, partial.backward_passes = cohort.forward_passes, cohort.backward_passes
+                partial.seconds = time.perf_counter() - started
+                step_done(partial)
+        partial.loss = float(partial.loss)  # waits for the device
+        partial.seconds = time.perf_counter() - started
 
     def _step(self, cohort: Cohort, rows: Tensor, epoch: int, lr: float) -> Tensor:
         """One batch -> mean loss. Each round: all losses, one backward pass, all optimisers from the same values."""
@@ -223,33 +250,80 @@ class _Run:
             flips = cohort.noise.fork("flip").uniform() < (0.5 if self.flip else 0.0)
             x = self.augment(x, cohort.noise.fork("crop").integers(0, 8, 2), flips)
         total = torch.zeros((), device=x.device)
-        for cohort.round in range(rounds_of(self.trainer)):
-            loss = torch.stack(self.trainer.batch_loss(cohort, x, y)).sum()
-            for optimizer in self.optimizers:
-                optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+        for round in range(rounds_of(self.trainer)):
+            cohort.begin(round)
+            if self.schedule.awp and epoch > self.schedule.awp_after:
+                with awp.buffers_kept(self.networks):
+                    self._differentiate(cohort, x, y)
+                cohort.again()
+                with awp.perturbed(self.networks, self.schedule.awp):
+                    total += self._differentiate(cohort, x, y)
+            else:
+                total += self._differentiate(cohort, x, y)
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = lr
                 optimizer.step()
-            total += loss.detach()
         return total / len(self.networks) / rounds_of(self.trainer)
 
-    def _validate(self, n: int, validation: Split) -> tuple[float, float]:
-        """Clean accuracy, and accuracy under PGD of every type that network n is trained against.
+    def _differentiate(self, cohort: Cohort, x: Tensor, y: Tensor) -> Tensor:
+        """The sum of all losses, and its gradient in every network."""
+        loss = torch.stack(self.trainer.batch_loss(cohort, x, y)).sum()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        return loss.detach()
 
-        The noise is the same in every epoch, so epochs are compared on equal terms.
+    def _validate(self, n: int, epoch: int, validation: Split) -> Measured:
+        """Accuracies under no attack, and under PGD and one step of every type that network n is trained against.
+
+        The noise is the same in every epoch, so epochs are compared on equal terms. Raises TrainingError.
         """
-        target = Target(self.networks[n], gradient_precision=self.schedule.precision)
-        standing = target.logits(validation.x).argmax(1) == validation.y
-        clean = float(standing.float().mean())
-        for inner in perturbations(self.trainer, n) or (self.trainer.inner,):
-            pgd = PGD(ThreatModel(inner.norm, inner.eps), self.schedule.validation_steps, inner.step)
-            x, y = validation.x[standing], validation.y[standing]
-            noise = Noise(derive_seed("validation", self.seed), validation.ids[standing])
-            if len(x):
-                standing[standing.clone()] = target.logits(pgd(target, x, y, noise)).argmax(1) == y
-        return clean, float(standing.sum()) / len(validation.y)
+        target = Target(self.judged[n], gradient_precision=self.schedule.precision)
+        logits = target.logits(validation.x)
+        if not torch.isfinite(logits).all():
+            raise TrainingError(f"network {n + 1} returns NaN or infinity after epoch {epoch}; lower the learning rate")
+        right = logits.argmax(1) == validation.y
+        noise = Noise(derive_seed("validation", self.seed), validation.ids)
+
+        def under(attacks: list[PGD]) -> float:
+            standing = right.clone()
+            for attack in attacks:
+                x, y = validation.x[standing], validation.y[standing]
+                if len(x):
+                    x_adv = attack(target, x, y, noise[standing])
+                    standing[standing.clone()] = target.logits(x_adv).argmax(1) == y
+            return float(standing.sum()) / len(validation.y)
+
+        types = perturbations(self.trainer, n) or (self.trainer.inner,)
+        threats = [(ThreatModel(inner.norm, inner.eps), inner.step) for inner in types]
+        return Measured(
+            clean=float(right.float().mean()),
+            robust=under([PGD(threat, self.schedule.validation_steps, step) for threat, step in threats]),
+            single_step=under([PGD(threat, 1, threat.eps, start="none") for threat, _ in threats]),
+            constant=len(logits.argmax(1).unique()) == 1,
+        )
+
+    def content(self, state: Fit, partial: Partial) -> dict[str, Any]:
+        """Everything that a training goes on from, for the checkpoint."""
+        random = _random_states(self.train.x) if partial.batches else []
+        return {
+            "networks": [network.state_dict() for network in self.networks],
+            "averages": [average.state_dict() for average in self.averages],
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "best": [vars(snapshot) for snapshot in state.best],
+            "last": [vars(snapshot) for snapshot in state.last],
+            "history": [asdict(report) for report in state.history],
+            "partial": vars(partial) | {"random": random},
+        }
+
+    def load(self, content: dict[str, Any]) -> tuple[Fit, Partial]:
+        """The reverse of `content`."""
+        for name in ("networks", "averages", "optimizers"):
+            for part, saved in zip(getattr(self, name), content[name], strict=True):
+                part.load_state_dict(saved)
+        best, last = ([Snapshot(**one) for one in content[name]] for name in ("best", "last"))
+        return Fit(best, last, [EpochReport(**one) for one in content["history"]]), Partial(**content["partial"])
 
 
 def _check_cohort(trainer: Trainer, networks: Sequence[nn.Module], teachers: Sequence[nn.Module]) -> None:
@@ -266,7 +340,7 @@ def _check_cohort(trainer: Trainer, networks: Sequence[nn.Module], teachers: Seq
 def _remember(state: Fit, report: EpochReport, run: _Run) -> None:
     """Append the epoch; copy the weights of each network's last and, where it is better, best snapshot."""
     state.history.append(report)
-    copies = [{name: value.detach().cpu().clone() for name, value in n.state_dict().items()} for n in run.networks]
+    copies = [{name: value.detach().cpu().clone() for name, value in n.state_dict().items()} for n in run.judged]
     figures = zip(report.clean, report.robust, copies, strict=True)
     state.last = [Snapshot(report.epoch, clean, robust, copy) for clean, robust, copy in figures]
     if not state.best:
@@ -277,38 +351,22 @@ def _remember(state: Fit, report: EpochReport, run: _Run) -> None:
         state.best[n] = new if better else old
 
 
-def _save(path: Path, identity: str, state: Fit, run: _Run) -> None:
-    """Tensors and plain types only, written beside and renamed: a checkpoint that exists is whole."""
-    content = {
-        "identity": identity,
-        "best": [vars(snapshot) for snapshot in state.best],
-        "last": [vars(snapshot) for snapshot in state.last],
-        "history": [asdict(report) for report in state.history],
-        "optimizers": [optimizer.state_dict() for optimizer in run.optimizers],
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    with open(part, "wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+def _out_of_patience(state: Fit, patience: int) -> bool:
+    """Whether no network had a new best epoch in the last `patience`; 0 is endless."""
+    return bool(patience and state.best) and len(state.history) - max(one.epoch for one in state.best) >= patience
 
 
-def _load(path: Path, identity: str, run: _Run) -> Fit:
-    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    if content["identity"] != identity:
-        raise ValueError(f"{path} belongs to another training ({content['identity']}); delete it and train again")
-    state = Fit(
-        [Snapshot(**one) for one in content["best"]],
-        [Snapshot(**one) for one in content["last"]],
-        [EpochReport(**one) for one in content["history"]],
-    )
-    for network, snapshot in zip(run.networks, state.last, strict=True):
-        network.load_state_dict(snapshot.state)
-    for optimizer, saved in zip(run.optimizers, content["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    return state
+def _random_states(x: Tensor) -> list[Tensor]:
+    """Of torch's global generators that passes on x's device may draw from."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in _cuda(x))]
+
+
+def _set_random_states(states: Sequence[Tensor], x: Tensor) -> None:
+    """The reverse; [] changes nothing."""
+    if states:
+        torch.set_rng_state(states[0])
+    for state, device in zip(states[1:], _cuda(x), strict=False):
+        torch.cuda.set_rng_state(state, device)
 
 
 def _cuda(x: Tensor) -> list[torch.device]:

@@ -40,16 +40,17 @@ class MART:
         """The method on network n."""
         x_adv = cohort.attack(n, x, y, self.inner, cross_entropy)
         clean, adversarial = cohort.logits(n, x), cohort.logits(n, x_adv)
-        return Alone(self.loss(clean, adversarial, y), x_adv, adversarial)
+        return Alone(self.loss(clean, adversarial, y, cohort.label_smoothing), x_adv, adversarial)
 
-    def loss(self, clean: Tensor, adversarial: Tensor, y: Tensor) -> Tensor:
+    def loss(self, clean: Tensor, adversarial: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
         """clean, adversarial: logits [B, K]; y [B] -> the scalar loss."""
         true = clean.softmax(1).gather(1, y[:, None]).squeeze(1)
         if self.eps_guard:
             p, q = clean.softmax(1), adversarial.softmax(1)
             best_wrong = q.scatter(1, y[:, None], -torch.inf).amax(1)
-            label = cross_entropy(adversarial, y) - (1.0001 - best_wrong + 1e-12).log()
+            label = cross_entropy(adversarial, y, smoothing) - (1.0001 - best_wrong + 1e-12).log()
             kl = (p * (p.clamp_min(1e-30).log() - (q + 1e-12).log())).sum(1)
             return label.mean() + self.weight * (kl * (1.0000001 - true)).mean()
         kl = kl_divergence(adversarial, clean)
-        return boosted_cross_entropy(adversarial, y).mean() + self.weight * (kl * (1 - true)).mean()
+        label = boosted_cross_entropy(adversarial, y, smoothing)
+        return label.mean() + self.weight * (kl * (1 - true)).mean()

@@ -62,11 +62,11 @@ class MAT:
         shared = natural if self.teacher_bn == "train" else []  # one pass is teacher and student
         student = [clean[n] if n in shared else cohort.logits(n, x_adv[n]) for n in every]
         teachers = clean if flow else [logits.detach() for logits in clean]
-        return [self.loss(n, student[n], teachers, y) for n in every]
+        return [self.loss(n, student[n], teachers, y, cohort.label_smoothing) for n in every]
 
-    def loss(self, n: int, adversarial: Tensor, clean: list[Tensor], y: Tensor) -> Tensor:
+    def loss(self, n: int, adversarial: Tensor, clean: list[Tensor], y: Tensor, smoothing: float = 0.0) -> Tensor:
         """Network n's part of equation 5: its logits [B, K] on x'_n (natural: on x), everyone's on x -> scalar."""
-        label = boosted_cross_entropy(adversarial, y).mean()
+        label = boosted_cross_entropy(adversarial, y, smoothing).mean()
         taught = sum((kl_divergence(adversarial, clean[m]).mean() for m in range(self.networks) if m != n), label * 0)
         if self.reduction == "mean":
             taught = taught / adversarial.shape[1]

@@ -67,37 +67,44 @@ class MATMP:
         own = [cohort.attack(m, x, y, self.against(m)[0], ascent) for m in specialists]
         general, which = self._generalist_images(cohort, x, y)
         clean = [cohort.logits(n, x, self.teacher_bn, grad=self.teacher_grad == "flow") for n in range(self.members)]
-        logits = [cohort.logits(0, x_adv) for x_adv in general]
+        logits, smoothing = [cohort.logits(0, x_adv) for x_adv in general], cohort.label_smoothing
         return [
-            self.generalist_loss(logits, clean, y, which),
-            *(self.specialist_loss(m, cohort.logits(m, own[m - 1]), clean, y) for m in specialists),
+            self.generalist_loss(logits, clean, y, which, smoothing),
+            *(self.specialist_loss(m, cohort.logits(m, own[m - 1]), clean, y, smoothing) for m in specialists),
         ]
 
     def _generalist_images(self, cohort: Cohort, x: Tensor, y: Tensor) -> tuple[list[Tensor], Tensor | None]:
         """What the generalist is trained on; in MAX also which type [B] each image is of."""
         if self.generalist == "msd":
-            with cohort.target(0, len(x), self.inner.bn) as target:
-                return [msd_of(self.inners, self.msd_steps, self.inner_loss)(target, x, y, cohort.noise_of(0))], None
+            msd, noise = msd_of(self.inners, self.msd_steps, self.inner_loss), cohort.noise_of(0)
+            return [cohort.craft(0, len(x), self.inner.bn, lambda target: msd(target, x, y, noise))], None
         x_adv = [cohort.attack(0, x, y, inner, LOSSES[self.inner_loss]) for inner in self.inners]
         if self.generalist == "avg":
             return x_adv, None
         worst, which = worst_of(cohort, 0, x_adv, y, self.inners, boosted_cross_entropy)
         return [worst], which
 
-    def specialist_loss(self, m: int, adversarial: Tensor, clean: list[Tensor], y: Tensor) -> Tensor:
+    def specialist_loss(
+        self, m: int, adversarial: Tensor, clean: list[Tensor], y: Tensor, smoothing: float = 0.0
+    ) -> Tensor:
         """Equation 6: specialist m's logits [B, K] on x'_mm, everyone's on x, y [B] -> scalar."""
-        label = boosted_cross_entropy(adversarial, y).mean()
+        label = boosted_cross_entropy(adversarial, y, smoothing).mean()
         taught = [kl_divergence(adversarial, clean[n]).mean() for n in range(self.members) if n != m]
         return (1 - self.alpha) * label + self.alpha * torch.stack(taught).mean()
 
     def generalist_loss(
-        self, adversarial: list[Tensor], clean: list[Tensor], y: Tensor, which: Tensor | None = None
+        self,
+        adversarial: list[Tensor],
+        clean: list[Tensor],
+        y: Tensor,
+        which: Tensor | None = None,
+        smoothing: float = 0.0,
     ) -> Tensor:
         """Equations 7-9: the generalist's logits [B, K] on its images, everyone's on x, y [B] -> scalar.
 
         adversarial: one for each type in AVG, else one. which [B]: MAX's type of each image, from 0.
         """
-        label = torch.stack([boosted_cross_entropy(logits, y).mean() for logits in adversarial]).mean()
+        label = torch.stack([boosted_cross_entropy(logits, y, smoothing).mean() for logits in adversarial]).mean()
         if which is not None:
             teachers = [torch.stack(clean[1:])[which, torch.arange(len(y), device=y.device)]]
         else:

@@ -46,9 +46,9 @@ class MATOffline:
     def batch_loss(self, cohort: Cohort, x: Tensor, y: Tensor) -> list[Tensor]:
         """See `trainers.contract.Trainer`."""
         x_adv = cohort.attack(0, x, y, self.inner, LOSSES[self.inner_loss])
-        return [self.loss(cohort.logits(0, x_adv), cohort.taught(x), y)]
+        return [self.loss(cohort.logits(0, x_adv), cohort.taught(x), y, cohort.label_smoothing)]
 
-    def loss(self, adversarial: Tensor, teacher: Tensor, y: Tensor) -> Tensor:
+    def loss(self, adversarial: Tensor, teacher: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
         """Logits [B, K] of the student on x' and of the teacher on x, y [B] -> scalar."""
-        label = boosted_cross_entropy(adversarial, y).mean()
+        label = boosted_cross_entropy(adversarial, y, smoothing).mean()
         return (1 - self.alpha) * label + self.alpha * kl_divergence(adversarial, teacher).mean()

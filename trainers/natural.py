@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from attacks.losses import LOSSES
+from attacks.losses import LABEL_LOSSES
 from trainers.contract import Cohort, Inner
 
 
@@ -41,4 +41,5 @@ class Natural:
 
     def batch_loss(self, cohort: Cohort, x: Tensor, y: Tensor) -> list[Tensor]:
         """See `trainers.contract.Trainer`."""
-        return [self.temperature * LOSSES[self.loss](cohort.logits(0, x) / self.temperature, y).mean()]
+        logits = cohort.logits(0, x) / self.temperature
+        return [self.temperature * LABEL_LOSSES[self.loss](logits, y, cohort.label_smoothing).mean()]

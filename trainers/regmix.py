@@ -62,11 +62,13 @@ class RegMix:
         x_adv = cohort.attack(0, x, y, self.inner, cross_entropy)
         initial = cohort.logits(0, cohort.start(0, x, self.inner)) if self.alpha or self.beta else None
         clean = cohort.logits(0, x) if self.gamma else None
-        return [self.loss(cohort.logits(0, x_adv), initial, clean, y)]
+        return [self.loss(cohort.logits(0, x_adv), initial, clean, y, cohort.label_smoothing)]
 
-    def loss(self, final: Tensor, initial: Tensor | None, clean: Tensor | None, y: Tensor) -> Tensor:
+    def loss(
+        self, final: Tensor, initial: Tensor | None, clean: Tensor | None, y: Tensor, smoothing: float = 0.0
+    ) -> Tensor:
         """Logits [B, K] at the three points (None: its weights are 0), y [B] -> scalar."""
-        total = self.label_loss(final, y).mean()
+        total = self.label_loss(final, y, smoothing).mean()
         if initial is not None:
             initial = initial.detach() if self.detach in ("initial", "both") else initial
             total = total + self.alpha * kl_divergence(initial, final).mean()
@@ -77,8 +79,8 @@ class RegMix:
             total = total + self.gamma * kl_divergence(*pair).mean()
         return total
 
-    def label_loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Cross-entropy with `target_mass` on the label, [B]."""
-        label = cross_entropy(logits, y)
-        others = -logits.log_softmax(1).sum(1) - label
-        return self.target_mass * label + (1 - self.target_mass) / (logits.shape[1] - 1) * others
+    def label_loss(self, logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Cross-entropy with `target_mass` on the label, [B]. smoothing: the schedule's, on top of that."""
+        label, every = cross_entropy(logits, y), -logits.log_softmax(1).sum(1)
+        own = self.target_mass * label + (1 - self.target_mass) / (logits.shape[1] - 1) * (every - label)
+        return (1 - smoothing) * own + smoothing * every / logits.shape[1]

@@ -42,11 +42,11 @@ class TRADES:
 
     def alone(self, cohort: Cohort, n: int, x: Tensor, y: Tensor) -> Alone:
         """The method on network n."""
-        target = cohort.logits(n, x, self.inner.bn, grad=False)
+        target = cohort.once(lambda: cohort.logits(n, x, self.inner.bn, grad=False))
         x_adv = cohort.attack(n, x, target, self.inner, kl_divergence)
         clean, adversarial = cohort.logits(n, x), cohort.logits(n, x_adv)
-        return Alone(self.loss(clean, adversarial, y), x_adv, adversarial)
+        return Alone(self.loss(clean, adversarial, y, cohort.label_smoothing), x_adv, adversarial)
 
-    def loss(self, clean: Tensor, adversarial: Tensor, y: Tensor) -> Tensor:
+    def loss(self, clean: Tensor, adversarial: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
         """clean, adversarial: logits [B, K]; y [B] -> the scalar loss."""
-        return cross_entropy(clean, y).mean() + self.beta * kl_divergence(adversarial, clean).mean()
+        return cross_entropy(clean, y, smoothing).mean() + self.beta * kl_divergence(adversarial, clean).mean()
