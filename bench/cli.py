@@ -212,7 +212,7 @@ def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
 @click.argument("what")
 @RESULTS
 def list_(what: str, results: Path) -> int:
-    """List tables, recipes, attacks, trainers, datasets, models or runs."""
+    """List tables, recipes, attacks, trainers, datasets, models or runs; table1: who teaches whom."""
     from bench import listing
 
     for line in listing.LISTS[choose(what, listing.LISTS, "list")](results):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -20,15 +20,13 @@ from bench.spec import CLEAN
 from bench.stats import mcnemar
 from bench.tables import OK, find
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure as Canvas
-
+Axes: TypeAlias = Any  # matplotlib's, which is not loaded here
+Canvas: TypeAlias = Any
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
-STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none"}
+STYLE: dict[Any, Any] = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none"}
 SHARES = {"accuracy": "accuracy_percent", "low": "low_percent", "high": "high_percent"}
-LETTER = 5.4  # points, about the mean width in the size of the names of points
+LETTER = 6.2  # points, about the mean width in the size of the names of points
 ACCURACY = "Accuracy (%), 95 % interval"
 
 
@@ -158,8 +156,7 @@ def _lines(plan: Plan, shown: pd.DataFrame, axes: Axes) -> None:
 
 def _cost(plan: Plan, shown: pd.DataFrame, axes: Axes) -> None:
     """Accuracy against the passes of training, each point with its name."""
-    look = {"fmt": "o", "color": COLOURS[0], "elinewidth": 0.9, "alpha": 0.8}
-    axes.errorbar(shown["x"], shown["accuracy_percent"], _error(shown), **look)
+    axes.errorbar(shown["x"], shown["accuracy_percent"], _error(shown), fmt="o", color=COLOURS[0], elinewidth=0.9)
     axes.set_xscale("log")
     axes.margins(x=0.12)
     assert plan.figure is not None
@@ -180,11 +177,12 @@ def _cost(plan: Plan, shown: pd.DataFrame, axes: Axes) -> None:
 
 
 def _free_places(shown: pd.DataFrame, axes: Axes) -> Iterator[tuple[float, float]]:
-    """For each point an offset in typographic points where its name covers no other name and no point."""
+    """For each point an offset in typographic points where its name covers no other name, point or interval."""
     axes.get_figure().draw_without_rendering()  # fixes the limits that places are computed with
     scale = 72 / axes.get_figure().dpi
-    at = axes.transData.transform(shown[["x", "accuracy_percent"]].to_numpy()) * scale
+    at, low, high = (axes.transData.transform(shown[["x", name]].to_numpy()) * scale for name in SHARES.values())
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in at]
+    taken += [(x - 1, bottom, x + 1, top) for (x, bottom), (_, top) in zip(low, high, strict=True)]
     tries = [(dx, reach * way) for reach in range(9, 120, 6) for way in (0, 0.5, -0.5, 1, -1) for dx in (9, -9)]
     for (x, y), name in zip(at, shown["line"], strict=True):
         wide = LETTER * len(name)
@@ -206,7 +204,7 @@ def _overlap_bar(plan: Plan, shown: pd.DataFrame, axes: Axes) -> None:
         axes.barh(0, line["images"], left=left, color=colour, edgecolor="white", label=label, height=0.6)
         left += line["images"]
     assert plan.figure is not None
-    axes.set(ylim=(-0.6, 0.6), yticks=[], xlim=(0, total), xlabel=f"Images that are right under {plan.figure.column}")
+    axes.set(ylim=(-0.6, 0.6), yticks=[], xlim=(0, total), xlabel=f"Images, by who is right under {plan.figure.column}")
     axes.spines["left"].set_visible(False)
     head = None if pd.isna(shown["p"][0]) else f"exact McNemar p = {shown['p'][0]:.2g}"
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=2, frameon=False, title=head)

@@ -5,6 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bench.catalog import Recipe
+    from trainers.contract import Trainer
 
 
 def tables(results: Path) -> list[str]:
@@ -53,6 +58,39 @@ def trainers(results: Path) -> list[str]:
     return [f"{name:8} {_first_line(inspect.getmodule(trainer))}" for name, trainer in TRAINERS.items()]
 
 
+def table1(results: Path) -> list[str]:
+    """Table 1 of MAT (arXiv:2112.05005v1) for every recipe of the digits profile that distils, network by network."""
+    from bench.catalog import Catalog
+
+    catalog = Catalog()
+    built = [catalog.recipe(name) for name in catalog.recipe_tables if name.endswith("-digits")]
+    lines = [line for recipe in built for line in _distils(recipe)]
+    return [f"{'recipe':28} {'teachers':16} {'student':8} {'distillation':13} several norms", *lines]
+
+
+def _distils(recipe: Recipe) -> list[str]:
+    """A line for each network that has a teacher: peers of its cohort (online) or a frozen one (offline)."""
+    from trainers.contract import perturbations
+
+    trainer, frozen, lines = recipe.trainer, recipe.teacher, []
+    for n in range(trainer.members):
+        teachers = {_kind(trainer, m) for m in range(trainer.members) if m != n}
+        teachers |= {_kind(frozen.recipe.trainer, frozen.member)} if frozen else set()
+        if teachers:
+            name = recipe.name.removesuffix("-digits") + (f" h{n + 1}" if trainer.members > 1 else "")
+            several = len({inner.norm for inner in perturbations(trainer, n)}) > 1
+            form = "offline" if frozen else "online"
+            who = " and ".join(sorted(teachers))
+            lines.append(f"{name:28} {who:16} {_kind(trainer, n):8} {form:13} {'yes' if several else 'no'}")
+    return lines
+
+
+def _kind(trainer: Trainer, n: int) -> str:
+    from trainers.contract import perturbations
+
+    return "robust" if perturbations(trainer, n) else "natural"
+
+
 def datasets(results: Path) -> list[str]:
     """Every data set."""
     from bench.data import DATASETS
@@ -88,6 +126,7 @@ LISTS: dict[str, Callable[[Path], list[str]]] = {
     "recipes": recipes,
     "attacks": attacks,
     "trainers": trainers,
+    "table1": table1,
     "datasets": datasets,
     "models": models,
     "runs": runs,

@@ -152,7 +152,7 @@ def test_train_and_attack_fail_with_code_1_and_a_sentence(results, tmp_path, cap
     assert code == 1 and "left its threat model" in err and len(err.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("what", ["tables", "recipes", "attacks", "trainers", "datasets", "models", "runs"])
+@pytest.mark.parametrize("what", ["tables", "recipes", "attacks", "trainers", "table1", "datasets", "models", "runs"])
 def test_lists(what, results, capsys):
     code, out, _ = bench(capsys, "list", what, "--results", results)
     assert code == 0 and out.strip()

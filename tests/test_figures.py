@@ -106,6 +106,7 @@ def test_names_of_points_that_lie_together_do_not_cover_each_other():
 
     shown = pd.DataFrame({"line": [f"method {n}" for n in range(10)], "x": 100.0, "accuracy_percent": 50.0})
     shown.loc[0, ["x", "accuracy_percent"]] = [1000.0, 90.0]
+    shown = shown.assign(low_percent=shown["accuracy_percent"] - 5, high_percent=shown["accuracy_percent"] + 5)
     axes = Canvas(figsize=(8, 4.8)).add_subplot()
     axes.scatter(shown["x"], shown["accuracy_percent"])
     wide = figures.LETTER * len("method 1")

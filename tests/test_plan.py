@@ -229,6 +229,21 @@ def test_tables_4_and_5_are_the_papers():
     assert attacks == [*parts["R_Linf"], *parts["R_L2"], *parts["R_L1"]], "no attack is left out of its norm's union"
 
 
+def test_table_3_is_the_papers_and_the_full_table_has_every_method():
+    from bench.catalog import Catalog
+    from trainers import TRAINERS
+
+    three, full = plan.load_spec("table3"), plan.load_spec("full")
+    reference = pd.read_csv(ROOT / "results" / "reference" / "mat.csv", dtype=str)
+    paper = reference[reference["table"] == "3"]
+    assert set(paper["method"]) == {row.label for row in three.rows}
+    assert set(paper["column"]) == {column.published or column.attack for column in three.columns}
+    catalog = Catalog()
+    recipes = [catalog.recipe(full.settings[0].recipe(name)) for name in full.trainings]
+    teachers = [recipe.teacher.recipe for recipe in recipes if recipe.teacher]
+    assert {recipe.trainer_name for recipe in recipes + teachers} == set(TRAINERS)
+
+
 @pytest.mark.parametrize("name", plan.list_specs())
 def test_every_recipe_and_attack_of_a_table_exists_and_can_do_what_its_column_asks(name: str):
     from bench.catalog import Catalog

@@ -270,3 +270,15 @@ def test_the_train_command_trains_the_teacher_first_and_a_mixed_cohort(tmp_path,
     runs = capsys.readouterr().out.split()
     assert [read_run(Results(tmp_path), run).arch for run in runs] == ["cnn-small", "resnet8"] * 2
     assert main(["attack", runs[1], "fgsm-digits", "--images", "5", "--results", str(tmp_path)]) == 0
+
+
+def test_table_1_is_the_papers(capsys):
+    """Teacher, student, form of distillation, several perturbations: MAT (arXiv:2112.05005v1), Table 1."""
+    assert main(["list", "table1"]) == 0
+    rows = {line[:28].strip(): line[28:].split() for line in capsys.readouterr().out.splitlines()}
+    assert rows["dd"] == ["natural", "natural", "offline", "no"]
+    assert rows["ard"] == ["robust", "robust", "offline", "no"]
+    assert rows["act h1"] == ["natural", "robust", "online", "no"]
+    assert rows["mat h1"] == ["robust", "robust", "online", "no"]
+    assert rows["mat-avg h1"] == ["robust", "robust", "online", "yes"], "the generalist"
+    assert rows["mat-natural-offline"] == ["natural", "robust", "offline", "no"] and "at" not in rows
