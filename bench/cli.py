@@ -86,6 +86,7 @@ def app() -> None:
 @app.command()
 @click.argument("table")
 @options(DATASET, ARCH, IMAGES, SEEDS, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION)
+@click.option("--fast", is_flag=True, help="Leave out the columns that take longest; the title says which.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be trained and attacked.")
 def run(table: str, dry_run: bool, **given: Any) -> int:
     """Fill TABLE: train and attack what is missing, then print it.

@@ -187,7 +187,7 @@ def make(
     members: Mapping[str, int],
     eval_options: Mapping[str, Any],
     eval_seed: int = 0,
-    name: str | None = None,
+    fast: bool = False,
 ) -> Plan:
     """The plan of one table.
 
@@ -213,7 +213,7 @@ def make(
                 cells.append(_cell(setting, row, column, seed, run, evaluation(column, source), source))
     return Plan(
         table=table,
-        name=name or plan_name(table, spec, dataset, arch),
+        name=plan_name(table, spec, dataset, arch) + ("-fast" if fast else ""),
         title=spec.title,
         source=spec.source,
         note=setting.note,

@@ -7,6 +7,7 @@ others are finished.
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from bench.catalog import Catalog
 from bench.config import UserError
 from bench.device import choose_device, describe
 from bench.evaluate import Crafted, Verdicts, check_transfer, craft, evaluate
+from bench.pace import Pace
 from bench.plan import Cell
 from bench.progress import Progress
 from bench.records import (
@@ -29,6 +31,7 @@ from bench.records import (
     Source,
     clear_error,
     provenance,
+    read_run,
     training_of,
     write_error,
     write_eval,
@@ -54,6 +57,7 @@ class Options:
     assignments: tuple[str, ...] = ()
     batch_size: int | None = None
     gradient_precision: Precision = "float32"
+    fast: bool = False
 
 
 @dataclass
@@ -74,6 +78,7 @@ class TableRun:
         self.device = choose_device(options.device)
         catalog = Catalog(options.recipes, options.assignments)
         spec = plan.load_spec(table)
+        spec = spec.without_slow() if options.fast else spec
         setting = spec.choose_setting(options.dataset, options.arch)
         self.recipes = {
             training: catalog.recipe(setting.recipe(row.method), row.set) for training, row in spec.trainings.items()
@@ -98,34 +103,42 @@ class TableRun:
             attacks={name: resolved for name, (_, resolved) in self.attacks.items()},
             members={name: recipe.trainer.members for name, recipe in self.recipes.items()},
             eval_options={"gradient_precision": options.gradient_precision},
+            fast=options.fast,
         )
 
     def describe(self) -> list[str]:
         """What there is to do, cell by cell, without doing it."""
         lines = [f"{self.plan.title}; {self.dataset.source}; {self.plan.images} {self.plan.split} images"]
+        cells, pace = self._survey()
         trained = [f"  train   {one}" for one in self._to_train(self.plan.cells)]
-        cells = [cell for group in self._attacks().values() for cell in group if self._open(cell)]
-        attacked = [f"  attack  {cell.run_id}  {cell.eval_id}" for cell in cells]
-        return [*lines, *trained, *attacked, f"{len(trained)} trainings and {len(attacked)} attacks to do"]
+        attacked = [f"  attack  {run_id}  {eval_id}" for run_id, eval_id in cells]
+        left = f"; {pace.left()}" if cells else ""
+        return [*lines, *trained, *attacked, f"{len(trained)} trainings and {len(attacked)} attacks to do{left}"]
 
     def execute(self) -> Summary:
         """Do what is missing. Raises UserError when results cannot be written; what is done stays."""
         plan.write_plan(self.results, self.plan)
-        summary = Summary()
+        summary, (wanted, pace) = Summary(), self._survey()
         with Progress() as progress:
             progress.say(f"{self.plan.name}: {self.dataset.source}; {self.plan.images} {self.plan.split} images")
             tried: set[str] = set()
             for training_id, cells in self._attacks().items():
+                if any((cell.run_id, cell.eval_id) in wanted for cell in cells):
+                    progress.say(pace.left())
                 for missing, training in self._to_train(cells).items():
                     if missing not in tried:
                         tried.add(missing)
+                        started = time.perf_counter()
                         summary.trained += self._train(training, progress, summary)
+                        pace.done(training.recipe.name, time.perf_counter() - started)
                 progress.begin(f"attacking {training_id}", len(cells))
                 for cell in cells:
-                    if not self._open(cell):
+                    if (cell.run_id, cell.eval_id) not in wanted:
                         summary.kept += 1
                     elif all(self.results.run(run_id).exists() for run_id in cell.networks):
+                        started = time.perf_counter()
                         summary.attacked += self._attack(cell, progress, summary)
+                        pace.done(cell.attack, time.perf_counter() - started)
                     progress.advance()
         return summary
 
@@ -140,16 +153,23 @@ class TableRun:
                 found.setdefault(one.training_id, one)
         return found
 
+    def _survey(self) -> tuple[dict[tuple[str, str], Cell], Pace]:
+        """The cells without a number by (run id, eval id), and what is known of the time that they take."""
+        cells = [cell for group in self._attacks().values() for cell in group]
+        found = [tables.find(self.plan, cell, self.results) for cell in cells]
+        trainings = [training.recipe.name for training in self._to_train(self.plan.cells).values()]
+        wanted = {(c.run_id, c.eval_id): c for c, one in zip(cells, found, strict=True) if one.state != tables.OK}
+        made = {cell.training_id: cell for cell in cells if self.results.run(cell.run_id).exists()}
+        took = [(cell.recipe, read_run(self.results, cell.run_id).cost.seconds) for cell in made.values()]
+        took += [(c.attack, one.record.cost.seconds) for c, one in zip(cells, found, strict=True) if one.record]
+        return wanted, Pace([*trainings, *(cell.attack for cell in wanted.values())], took)
+
     def _attacks(self) -> dict[str, list[Cell]]:
         """The plan's cells by the training that makes their networks, one for each record."""
         found: dict[str, dict[tuple[str, str], Cell]] = {}
         for cell in self.plan.cells:
             found.setdefault(cell.training_id, {}).setdefault((cell.run_id, cell.eval_id), cell)
         return {training_id: list(cells.values()) for training_id, cells in found.items()}
-
-    def _open(self, cell: Cell) -> bool:
-        """Whether the cell has no number yet."""
-        return tables.find(self.plan, cell, self.results).state != tables.OK
 
     def _train(self, training: Training, progress: Progress, summary: Summary) -> bool:
         def work() -> None:

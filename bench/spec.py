@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
@@ -41,7 +41,7 @@ class Column:
     is read at this radius, in the norm's image units, off the distances in the record of a minimal-norm attack,
     which is not run again. union: labels of columns; an image counts if it counts in each. mean: labels of columns;
     their plain mean. published: the column's name in the reference file, where that is not the attack's.
-    Raises ValueError.
+    slow: `--fast` leaves it out. Raises ValueError.
     """
 
     label: str
@@ -52,6 +52,7 @@ class Column:
     union: tuple[str, ...] = ()
     mean: tuple[str, ...] = ()
     published: str = ""
+    slow: bool = False
 
     def __post_init__(self) -> None:
         if sum(bool(kind) for kind in (self.attack, self.union, self.mean)) != 1:
@@ -181,6 +182,18 @@ class TableSpec:
         """Every attack that the table needs."""
         return list(dict.fromkeys(column.attack for column in self.columns if column.attack))
 
+    def without_slow(self) -> TableSpec:
+        """The table without its slow columns, also in what is made of them; the title says which. Raises UserError."""
+        slow = [column.label for column in self.columns if column.slow]
+        if not slow:
+            raise UserError(f"{self.title!r} has no slow columns to leave out; run it without --fast")
+        kept = [
+            replace(column, union=_others(column.union, slow), mean=_others(column.mean, slow))
+            for column in self.columns
+            if not column.slow
+        ]
+        return replace(self, title=f"{self.title} (fast: without {', '.join(slow)})", columns=kept)
+
     def choose_setting(self, dataset: str | None = None, arch: str | None = None) -> Setting:
         """The first setting that fits. Raises UserError."""
         for setting in self.settings:
@@ -204,6 +217,10 @@ def load_spec(name: str) -> TableSpec:
 
 def _specs() -> Path:
     return Path(str(files("bench") / "specs"))
+
+
+def _others(labels: tuple[str, ...], dropped: list[str]) -> tuple[str, ...]:
+    return tuple(label for label in labels if label not in dropped)
 
 
 def _any(name: str | None, patterns: Iterable[str]) -> bool:

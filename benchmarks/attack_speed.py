@@ -223,7 +223,6 @@ def all_rows(p: Problem) -> dict[str, Runs]:
         "boundary-1000": row(
             p.attack("boundary", "L2", steps=1000),
             foolbox=p.peer("foolbox", "L2", "BoundaryAttack", steps=1000),
-            **p.art("BoundaryAttack", targeted=False, max_iter=1000),
         ),
     }  # fmt: skip
 

@@ -67,8 +67,15 @@ def test_one_changed_attack_reruns_only_its_column(results, capsys):
 
 def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(results, capsys):
     code, out, _ = bench(capsys, "run", "table2", *QUICK, "--seeds", "0,1", "--results", results, "--dry-run")
-    assert code == 0 and "4 trainings and 35 attacks to do" in out
+    assert code == 0 and "4 trainings and 35 attacks to do; about" in out, "seed 0 says how long they take"
     assert all("-s0-" in run for run in list_runs(Results(results)))
+
+
+def test_fast_leaves_out_the_slow_columns_and_the_title_says_which(tmp_path, capsys):
+    code, out, _ = bench(capsys, "run", "table5", "--fast", "--images", "5", "--results", tmp_path, "--dry-run")
+    assert code == 0 and "(fast: without Boundary, Pointwise-L2, C&W, Pointwise-L1)" in out
+    assert "boundary-digits" not in out and "deepfool-digits" in out and "no time to go by yet" in out
+    assert bench(capsys, "run", "table2", "--fast", "--results", tmp_path)[0] == 2
 
 
 def test_a_cell_that_crashes_is_an_error_and_the_others_are_finished(results, capsys, monkeypatch):

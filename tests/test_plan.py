@@ -229,6 +229,19 @@ def test_tables_4_and_5_are_the_papers():
     assert attacks == [*parts["R_Linf"], *parts["R_L2"], *parts["R_L1"]], "no attack is left out of its norm's union"
 
 
+def test_without_slow_columns_the_title_unions_and_name_say_so():
+    spec = plan.load_spec("table5")
+    fast = spec.without_slow()
+    left_out = ["Boundary", "Pointwise-L2", "C&W", "Pointwise-L1"]
+    assert [c.label for c in fast.columns] == [c.label for c in spec.columns if c.label not in left_out]
+    assert fast.title.endswith("(fast: without Boundary, Pointwise-L2, C&W, Pointwise-L1)")
+    unions = {c.label: c.union for c in fast.columns}
+    assert unions["R_L1"] == ("PGD-L1", "S&P", "APGD-L1") and not set(left_out) & set(unions["R_L2"])
+    assert fast.rows == spec.rows
+    with pytest.raises(UserError, match="no slow columns to leave out"):
+        plan.load_spec("table2").without_slow()
+
+
 def test_table_3_is_the_papers_and_the_full_table_has_every_method():
     from bench.catalog import Catalog
     from trainers import TRAINERS
