@@ -74,8 +74,8 @@ def test_cost_is_that_of_training_with_the_teachers(tmp_path):
 def test_a_union_is_drawn_like_a_column(tmp_path):
     worst = (Column("worst", union=("Clean", "C&W")),)
     for figure, expected in (
-        (Figure("cost", "worst"), [["AT", 200, 75], ["MAT_h2", 200, 25]]),
-        (Figure("bars"), [["AT", "worst", 75], ["MAT_h2", "worst", 25]]),
+        (Figure("cost", "worst"), [["AT", 200, 75], ["MAT_h2", 200, 50]]),
+        (Figure("bars"), [["AT", "worst", 75], ["MAT_h2", "worst", 50]]),
         (Figure("radius"), []),
     ):
         shown = figures.points(*made(tmp_path, figure, more=worst))
