@@ -44,8 +44,8 @@ def points(plan: Plan, frame: pd.DataFrame, results: Results) -> pd.DataFrame:
     cells = {(cell.row, cell.column): cell for cell in reversed(plan.cells)}
     lines = []
     for line in frame[frame["state"] == OK].to_dict("records"):
-        cell = cells.get((line["row"], line["column"]))
-        if cell is not None and (place := _place(plan, cell, results)) is not None:
+        cell = cells[line["row"], plan.attacked(line["column"])[0]]  # any of a union's says which network it is
+        if (place := _place(plan, line["column"], cell, results)) is not None:
             lines.append(place | {new: round(100 * line[old], 4) for old, new in SHARES.items()})
     return pd.DataFrame(lines, columns=["line", "x", *SHARES.values()])
 
@@ -74,19 +74,19 @@ def _save(canvas: Canvas, path: Path) -> Path:
     return write_atomic(path, lambda file: canvas.savefig(file, format=path.suffix[1:], dpi=150, metadata=metadata))
 
 
-def _place(plan: Plan, cell: Cell, results: Results) -> dict[str, Any] | None:
-    """Line and x of a cell, or None where the figure does not show it."""
+def _place(plan: Plan, column: str, cell: Cell, results: Results) -> dict[str, Any] | None:
+    """Line and x of a column in the row of a cell, or None where the figure does not show it."""
     assert plan.figure is not None
     kind = plan.figure.kind
     if kind == "bars":
-        return {"line": cell.row, "x": cell.column}
+        return {"line": cell.row, "x": column}
     if kind == "radius":
         radius = 0.0 if cell.column_attack == CLEAN else cell.at
-        return None if radius is None else {"line": cell.row, "x": radius}
+        return None if radius is None or column != cell.column else {"line": cell.row, "x": radius}
     if kind == "sweep":
         value = plan.recipes[cell.recipe]["settings"].get(plan.figure.over)
-        return None if value is None else {"line": f"h{cell.member + 1}, {cell.column}", "x": float(value)}
-    if cell.column != plan.figure.column:
+        return None if value is None else {"line": f"h{cell.member + 1}, {column}", "x": float(value)}
+    if column != plan.figure.column:
         return None
     seeds = [one.run_id for one in plan.cells if (one.row, one.column) == (cell.row, cell.column)]
     return {"line": cell.row, "x": float(np.mean([_passes(results, run_id) for run_id in seeds]))}

@@ -166,6 +166,8 @@ class TableSpec:
             return
         if drawn.column and drawn.column not in [column.label for column in self.columns]:
             raise ValueError(f"the figure is of column {drawn.column!r}, which the table lacks")
+        if drawn.kind == "overlap" and any(column.label == drawn.column and column.parts for column in self.columns):
+            raise ValueError(f"the figure is of column {drawn.column!r}, which is made of others; name an attack")
         if unknown := set(drawn.rows) - {row.label for row in self.rows}:
             raise ValueError(f"the figure is of row {min(unknown)!r}, which the table lacks")
         if drawn.over and not any(drawn.over in row.set for row in self.rows):

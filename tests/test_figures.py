@@ -71,6 +71,18 @@ def test_cost_is_that_of_training_with_the_teachers(tmp_path):
     assert values(figures.points(one, made_table, results)) == [["AT", 200, 75], ["MAT_h2", 400, 50]]
 
 
+def test_a_union_is_drawn_like_a_column(tmp_path):
+    worst = (Column("worst", union=("Clean", "C&W")),)
+    for figure, expected in (
+        (Figure("cost", "worst"), [["AT", 200, 75], ["MAT_h2", 200, 50]]),
+        (Figure("bars"), [["AT", "worst", 75], ["MAT_h2", "worst", 50]]),
+        (Figure("radius"), []),
+    ):
+        shown = figures.points(*made(tmp_path, figure, more=worst))
+        assert [one for one in values(shown) if figure.kind != "bars" or one[1] == "worst"][: len(expected)] == expected
+        assert figure.kind != "radius" or values(shown) == [["AT", 0, 100], ["MAT_h2", 0, 75]]
+
+
 def test_the_overlap_counts_images(tmp_path):
     shown = figures.points(*made(tmp_path / "one", OVERLAP))
     counts = {"both": 1, "only AT": 2, "only MAT_h2": 1, "neither": 0}
@@ -130,6 +142,11 @@ def test_names_of_points_that_lie_together_do_not_cover_each_other():
 def test_figures_that_make_no_sense_are_refused(given, message):
     with pytest.raises(ValueError, match=message):
         replace(spec_2x2(), figure=Figure(**given))
+
+
+def test_an_overlap_is_of_one_attack():
+    with pytest.raises(ValueError, match="made of others"):
+        replace(spec_2x2(Column("worst", union=("Clean", "C&W"))), figure=replace(OVERLAP, column="worst"))
 
 
 def test_matplotlib_is_loaded_only_to_draw():
