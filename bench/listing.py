@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bench.catalog import Recipe
     from trainers.contract import Trainer
+
+ADDRESS = re.compile(r"https?://[^\s,;)]*[^\s,;.:)]")
 
 
 def tables(results: Path) -> list[str]:
@@ -41,9 +44,10 @@ def attacks(results: Path) -> list[str]:
     lines = []
     for name in catalog.attack_tables:
         attack, resolved = catalog.attack(name)
-        made_by = ":".join([resolved["attack"], *filter(None, [resolved["settings"].get("name")])])
+        maker = "" if type(attack).__module__.startswith("attacks.adapters.") else "own "
+        made_by = maker + ":".join([resolved["attack"], *filter(None, [resolved["settings"].get("name")])])
         kind = "closest, read at " if attack is not None and attack.closest else ""
-        source = _first_line(inspect.getmodule(type(attack)))
+        source = _source(inspect.getmodule(type(attack)))
         lines.append(f"{name:26} {made_by:32} {kind + budget(resolved):52} {source}")
     for name, suite in catalog.suites.items():
         note = f" ({suite.note})" if suite.note else ""
@@ -55,7 +59,7 @@ def trainers(results: Path) -> list[str]:
     """Every training method and where it comes from."""
     from trainers import TRAINERS
 
-    return [f"{name:8} {_first_line(inspect.getmodule(trainer))}" for name, trainer in TRAINERS.items()]
+    return [f"{name:12} {_source(inspect.getmodule(trainer))}" for name, trainer in TRAINERS.items()]
 
 
 def table1(results: Path) -> list[str]:
@@ -115,6 +119,13 @@ def runs(results: Path) -> list[str]:
         f"{run.run_id}  " + ", ".join([*(f"{name} {value:.4f}" for name, value in run.validation.items()), *run.health])
         for run in found
     ] or [f"no runs in {results}"]
+
+
+def _source(module: object) -> str:
+    """What a module is by its first line, and the addresses in its text where that line has none."""
+    line = _first_line(module)
+    found = [] if ADDRESS.search(line) else ADDRESS.findall(inspect.getdoc(module) or "")
+    return " ".join([line, *dict.fromkeys(found)])
 
 
 def _first_line(thing: object) -> str:
