@@ -71,12 +71,10 @@ def attack_model(
     source: the model that the attack is crafted on, given like `model`; None is `model` itself.
     """
     folder, where = Results(results), choose_device(device)
-    if dataset is None and model in list_runs(folder):
-        dataset = registry.read_run(folder, model).dataset
-    loaded = data.load(dataset or "digits", data_dir)
-    subject = _subject(folder, model, arch, loaded, mean, std)
-    origin = None if source is None else _subject(folder, source, arch, loaded, mean, std)
-    chosen = _choose_images(loaded, images, indices)
+    loaded = choose_data(folder, model, dataset, data_dir)
+    subject = choose_subject(folder, model, arch, loaded, mean, std)
+    origin = None if source is None else choose_subject(folder, source, arch, loaded, mean, std)
+    chosen = choose_images(loaded, images, indices)
     setting, resolved = _attack(Catalog(recipes, assignments), attack, eps, norm)
     given: Any = {"name": attack, "seed": seed, "batch_size": batch_size, "gradient_precision": gradient_precision}
     crafted, named = None, source
@@ -110,7 +108,14 @@ def attack_model(
     return lines if origin is None else [f"crafted on {origin.run_id}, judged on {subject.run_id}", *lines]
 
 
-def _subject(
+def choose_data(folder: Results, model: str, dataset: str | None, data_dir: Path | None) -> Dataset:
+    """The data set asked for, or the one that the run was trained on. Raises UserError."""
+    if dataset is None and model in list_runs(folder):
+        dataset = registry.read_run(folder, model).dataset
+    return data.load(dataset or "digits", data_dir)
+
+
+def choose_subject(
     folder: Results, model: str, arch: str | None, source: Dataset, mean: Statistics | None, std: Statistics | None
 ) -> Subject:
     """A registered run, or a model of one's own. Raises UserError."""
@@ -145,7 +150,7 @@ def _plain(model: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", Path(model).stem).strip("-") or "model"
 
 
-def _choose_images(source: Dataset, count: int | None, indices: Path | None) -> Images:
+def choose_images(source: Dataset, count: int | None, indices: Path | None) -> Images:
     """The first `count` test images, or those whose numbers a file lists, one a line. Raises UserError."""
     chosen = source.test
     if indices is not None:
@@ -161,11 +166,12 @@ def _choose_images(source: Dataset, count: int | None, indices: Path | None) -> 
 
 def _attack(catalog: Catalog, name: str, eps: float | None, norm: str | None) -> tuple[Attack | None, dict[str, Any]]:
     """The attack of that name with another radius or norm where the user says so. Raises UserError."""
-    catalog = catalog.with_threat(name, eps, None if norm is None else _norm(norm))
+    catalog = catalog.with_threat(name, eps, None if norm is None else choose_norm(norm))
     return catalog.attack(name)
 
 
-def _norm(name: str) -> str:
+def choose_norm(name: str) -> str:
+    """The norm as it is stored: "l_inf" -> "Linf". Raises UserError."""
     return NORMS.get(name.lower()) or choose(name, set(NORMS.values()), "norm")
 
 
