@@ -93,8 +93,8 @@ class Witness:
     def _note(self, **changes: object) -> None:
         self.evidence = replace(self.evidence, **changes)  # type: ignore[arg-type]
 
-    def _refuse(self, check: str, error: Exception) -> None:
-        self._note(refused=self.evidence.refused | {check: str(error)})
+    def _refuse(self, check: str, why: object) -> None:
+        self._note(refused=self.evidence.refused | {check: str(why)})
 
     def _probe(self) -> None:
         """Forward and backward passes without an attack."""
@@ -115,15 +115,21 @@ class Witness:
             regrouped=self._regrouped(clean),
             state_changed=fingerprint(self.model) != before,
         )
-        try:
-            self._probe_gradients(target)
-        except RuntimeError as error:  # what autograd says when no gradient reaches the image
-            self._refuse("differentiable", error)
+        if not self._reached_by_gradients():
+            return self._refuse("differentiable", "autograd finds no way from the logits to the image")
+        self._probe_gradients(target)
 
     def _regrouped(self, clean: Tensor) -> Drift:
         """Logits in reversed order and small batches of another size, against those of the usual batches."""
         small = Target(self.model, max(1, min(len(self.x), self.batch_size or default_batch_size(self.x)) // 3))
         return _drift(clean, small.true_logits(self.x.flip(0)).flip(0))
+
+    def _reached_by_gradients(self) -> bool:
+        """Whether the logits of an image hang on it, as far as autograd knows."""
+        image = self.x[:1].clone().requires_grad_(True)
+        with torch.enable_grad():
+            answer = self.model(image)
+        return answer.requires_grad and torch.autograd.grad(answer.sum(), image, allow_unused=True)[0] is not None
 
     def _probe_gradients(self, target: Target) -> None:
         """Gradients of the images that are right, and what steps along them do."""

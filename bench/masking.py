@@ -41,6 +41,7 @@ LINEAR = 0.1
 LEAST_IMAGES = 50  # right ones; with fewer a comparison needs a gap above 16 points to be significant
 
 NO_GRADIENT = "no gradient was measured: the model was refused, or no image is right"
+ACCEPTED_IN_ORDER = ("evaluation-mode", "logits", "differentiable", "deterministic")
 WHITE_BOX = ("pgd-restarts", "pgd-margin")
 
 
@@ -122,6 +123,8 @@ def differentiable(evidence: Evidence) -> Outcome:
 
 def deterministic(evidence: Evidence) -> Outcome:
     """Do repeated passes give the same logits and leave the model as it was?"""
+    if "deterministic" in evidence.refused:
+        return "fail", evidence.refused["deterministic"], "the answers depend on what the model saw before"
     if evidence.state_changed:
         return (
             "fail",
@@ -313,7 +316,9 @@ def _above(value: float, limits: tuple[float, float]) -> Verdict:
 def _accepted(evidence: Evidence, check: str, meaning: str) -> Outcome:
     if check in evidence.refused:
         return "fail", evidence.refused[check], "no attack can be trusted on it until this is mended"
-    return _skip("an earlier check refused the model") if evidence.refused else ("pass", "yes", meaning)
+    if any(ACCEPTED_IN_ORDER.index(other) < ACCEPTED_IN_ORDER.index(check) for other in evidence.refused):
+        return _skip("the model was refused")
+    return "pass", "yes", meaning
 
 
 def _drift(drift: Drift | None, limit: float, what: str, advice: str) -> Outcome:
@@ -333,7 +338,7 @@ def _weaker(evidence: Evidence, attack: str, than: Sequence[str], lone: tuple[fl
     """The attack should break no image that the stronger ones (image by image) leave.
 
     fail: it breaks more, by GAP at least and by the exact paired test at LEVEL. lone: warn, fail where the 95 %
-    interval of the share that it alone breaks lies above.
+    interval of the share that it alone breaks lies above; one image never warns.
     """
     if lacking := evidence.lacking([attack, *than]):
         return _skip(lacking)
@@ -346,7 +351,7 @@ def _weaker(evidence: Evidence, attack: str, than: Sequence[str], lone: tuple[fl
     verdict = _above(wilson(alone, len(ours))[0], lone)
     if verdict == "fail" or (theirs.mean() - ours.mean() >= GAP and p < LEVEL):
         return "fail", figure, advice
-    if verdict == "warn":
+    if verdict == "warn" and alone > 1:
         return "warn", figure, f"{attack} finds images that {' with '.join(than)} should; count them in a worst case"
     return "pass", figure, "the stronger attack is the stronger one"
 
