@@ -78,22 +78,20 @@ def attack_model(
     on, given like `model`; None is `model` itself.
     """
     folder, where = Results(results), choose_device(device)
-    if dataset is None and model in list_runs(folder):
-        dataset = registry.read_run(folder, model).dataset
-    loaded = data.load(dataset or "digits", data_dir)
+    loaded = choose_data(folder, model, dataset, data_dir)
     catalog = Catalog(recipes, assignments)
     parts = catalog.parts(attacks)
-    chosen = {name: catalog.with_threat(name, eps, norm and _norm(norm)).attack(name) for name in parts}
+    chosen = {name: catalog.with_threat(name, eps, norm and choose_norm(norm)).attack(name) for name in parts}
     if len(parts) > 1 and source is not None:
         raise UserError("--source goes with one attack; craft them one by one")
-    subject = _subject(folder, model, arch, loaded, mean, std)
-    wanted = _choose_images(loaded, images or _images_of(catalog, attacks), indices)
+    subject = choose_subject(folder, model, arch, loaded, mean, std)
+    wanted = choose_images(loaded, images or _images_of(catalog, attacks), indices)
     job = _Job(folder, loaded, subject, wanted, where, seed, batch_size, gradient_precision)
     try:
         if len(parts) > 1:
             lines = job.union("+".join(attacks), chosen, say)
         else:
-            origin = None if source is None else _subject(folder, source, arch, loaded, mean, std)
+            origin = None if source is None else choose_subject(folder, source, arch, loaded, mean, std)
             lines = job.single(parts[0], *chosen[parts[0]], origin)
     except ModelError as error:
         raise UserError(f"{model if source is None else f'{model} or {source}'}: {error}") from error
@@ -188,7 +186,14 @@ class _Job:
         return [f"data: {self.dataset.source}", f"record: {write_eval(self.folder, record)}"]
 
 
-def _subject(
+def choose_data(folder: Results, model: str, dataset: str | None, data_dir: Path | None) -> Dataset:
+    """The data set asked for, or the one that the run was trained on. Raises UserError."""
+    if dataset is None and model in list_runs(folder):
+        dataset = registry.read_run(folder, model).dataset
+    return data.load(dataset or "digits", data_dir)
+
+
+def choose_subject(
     folder: Results, model: str, arch: str | None, source: Dataset, mean: Statistics | None, std: Statistics | None
 ) -> Subject:
     """A registered run, or a model of one's own. Raises UserError."""
@@ -223,7 +228,7 @@ def _plain(model: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", Path(model).stem).strip("-") or "model"
 
 
-def _choose_images(source: Dataset, count: int | None, indices: Path | None) -> Images:
+def choose_images(source: Dataset, count: int | None, indices: Path | None) -> Images:
     """The first `count` test images, or those whose numbers a file lists, one a line. Raises UserError."""
     chosen = source.test
     if indices is not None:
@@ -242,7 +247,8 @@ def _images_of(catalog: Catalog, attacks: tuple[str, ...]) -> int | None:
     return min((suite.images for name in attacks if (suite := catalog.suites.get(name)) and suite.images), default=None)
 
 
-def _norm(name: str) -> str:
+def choose_norm(name: str) -> str:
+    """The norm as it is stored: "l_inf" -> "Linf". Raises UserError."""
     return NORMS.get(name.lower()) or choose(name, set(NORMS.values()), "norm")
 
 

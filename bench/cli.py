@@ -74,6 +74,26 @@ def seeds_of(context: click.Context, parameter: click.Parameter, text: str | Non
         raise UserError(f"--seeds {text!r} is not a list of whole numbers; write for example --seeds 0,1,2") from None
 
 
+def number_of(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
+    """ "8/255" -> 0.03137..."""
+    return None if text is None else number(text)
+
+
+def numbers_of(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float, ...] | None:
+    """ "0.49,0.48,0.45" -> (0.49, 0.48, 0.45)."""
+    return None if text is None else tuple(number(part) for part in text.split(","))
+
+
+MEAN = click.option(
+    "--mean",
+    callback=numbers_of,
+    help="Normalisation of a weights file, e.g. 0.49,0.48,0.45 or 125.3/255,123/255,113.9/255.",
+)
+STD = click.option("--std", callback=numbers_of, help="See --mean.")
+EPS = click.option("--eps", callback=number_of, help="Radius, e.g. 8/255 or 0.5 (Linf: a bare 8 is refused).")
+NORM = click.option("--norm", help="Linf, L2 or L1.")
+SEED = click.option("--seed", type=int, default=0, show_default=True, help="Seed of the attack's noise.")
+INDICES = click.option("--indices", type=click.Path(path_type=Path), help="File with test image numbers, one a line.")
 SEEDS = click.option("--seeds", callback=seeds_of, metavar="0,1,...", help="Training seeds.")
 
 
@@ -183,13 +203,8 @@ def train(recipe: str, **given: Any) -> int:
 @click.argument("model")
 @click.argument("attacks", nargs=-1, required=True, metavar="ATTACK ...")
 @options(DATASET, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION)
-@click.option("--eps", help="Radius, e.g. 8/255 or 0.5 (Linf: a bare 8 is refused).")
-@click.option("--norm", help="Linf, L2 or L1.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the attack's noise.")
-@click.option("--indices", type=click.Path(path_type=Path), help="File with test image numbers, one a line.")
+@options(EPS, NORM, SEED, INDICES, MEAN, STD)
 @click.option("--source", metavar="MODEL", help="Craft the attack on this model instead, and judge it on MODEL.")
-@click.option("--mean", help="Normalisation of a weights file, e.g. 0.49,0.48,0.45 or 125.3/255,123/255,113.9/255.")
-@click.option("--std", help="See --mean.")
 def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
     """Attack MODEL with ATTACK and judge every image; of several attacks the worst case counts.
 
@@ -199,14 +214,28 @@ def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
     from bench.attack import attack_model
     from bench.evaluate import AttackError
 
-    for key in ("mean", "std"):
-        given[key] = None if given[key] is None else tuple(number(part) for part in given[key].split(","))
-    given["eps"] = None if given["eps"] is None else number(given["eps"])
     try:
         attack_model(model, attacks, **given, say=click.echo)
     except AttackError as error:
         return _complain(f"no number: {error}", code=1)
     return 0
+
+
+@app.command()
+@click.argument("model")
+@options(DATASET, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, BATCH, EPS, NORM, SEED, INDICES, MEAN, STD)
+@click.option("--source", metavar="MODEL", help="Craft the transfer attack on this model, not on a substitute.")
+def diagnose(model: str, **given: Any) -> int:
+    """Check whether MODEL's robustness may be believed: named checks for gradient masking, and a verdict.
+
+    MODEL as in `bench attack`, --eps and --norm by default those it was trained with. Takes 100 test images unless
+    told otherwise. Exit code 1 when a check fails.
+    """
+    from bench.diagnose import diagnose_model
+
+    record, lines = diagnose_model(model, **given)
+    click.echo("\n".join(lines))
+    return 1 if any(finding.verdict == "fail" for finding in record.findings) else 0
 
 
 @app.command("list")

@@ -213,9 +213,11 @@ def quick(model: nn.Module) -> nn.Module:
 
     Batch norm is folded into the convolution before it and the weights lie channels last; the parameters of the copy
     want no gradient. Only for models made of torch's layers and this file's, whose forward passes may be traced;
-    any other comes back as it is.
+    any other comes back as it is, and so does one whose batch norm has no running statistics.
     """
     if not all(type(module).__module__.startswith((nn.__name__, __name__)) for module in model.modules()):
+        return model
+    if any(isinstance(module, nn.BatchNorm2d) and module.running_mean is None for module in model.modules()):
         return model
     traced = fx.symbolic_trace(deepcopy(model).requires_grad_(False))
     for node in list(traced.graph.nodes):

@@ -307,12 +307,12 @@ def budget(attack: Mapping[str, Any], at: float | None = None) -> str:
     settings = attack["settings"]
     if attack["attack"] == CLEAN:
         return "no attack"
-    radii = [f"{norm} {_radius(settings[norm.lower()])}" for norm in ("Linf", "L2", "L1") if norm.lower() in settings]
+    radii = [f"{norm} {radius(settings[norm.lower()])}" for norm in ("Linf", "L2", "L1") if norm.lower() in settings]
     words = [" or ".join(radii)] if radii else []
     if not radii and (threat := settings.get("threat")):
-        words.append(f"{_NORMS.get(threat['norm'], threat['norm'])} {_radius(threat['eps'] if at is None else at)}")
+        words.append(f"{_NORMS.get(threat['norm'], threat['norm'])} {radius(threat['eps'] if at is None else at)}")
     if settings.get("steps"):
-        step = f" of {_radius(settings['step'])}" if isinstance(settings.get("step"), float) else ""
+        step = f" of {radius(settings['step'])}" if isinstance(settings.get("step"), float) else ""
         words.append(f"{settings['steps']} step{'s' if settings['steps'] != 1 else ''}{step}")
     if (settings.get("restarts") or 1) > 1:
         words.append(f"{settings['restarts']} restarts")
@@ -344,7 +344,7 @@ def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_") or "x"
 
 
-def _radius(value: float) -> str:
+def radius(value: float) -> str:
     """8/255 as such, other numbers in four digits."""
     levels = value * 255
     whole = round(levels)

@@ -2,14 +2,16 @@
 
 One RunRecord (JSON) per trained network and checkpoint, one EvalRecord (one Parquet file: the per-image
 table, with all else as JSON in its metadata) per network and attack, one ErrorRecord (JSON) where a cell
-failed. A file is written under a temporary name in its own folder and then renamed, so a file that exists
-is whole. Reading trusts nothing: unknown or missing fields, an id that is not its path's, or a verdict that
-contradicts its predictions is a UserError with the file's name.
+failed, one DiagnosisRecord (JSON) per network and threat model that `bench diagnose` looked at. A file is
+written under a temporary name in its own folder and then renamed, so a file that exists is whole. Reading
+trusts nothing: unknown or missing fields, an id that is not its path's, or a verdict that contradicts its
+predictions is a UserError with the file's name.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -25,6 +27,7 @@ from bench.provenance import Cost, Provenance, TrainingCost
 from bench.provenance import provenance as provenance
 
 T = TypeVar("T")
+Verdict = Literal["pass", "warn", "fail", "skip"]
 DISTANCES = ("linf", "l2", "l1", "l0")
 COLUMNS = dict.fromkeys(("image", "label", "clean_prediction", "adversarial_prediction"), pa.int64())
 COLUMNS |= {"robust": pa.bool_()} | dict.fromkeys(DISTANCES, pa.float64())
@@ -125,6 +128,56 @@ class ErrorRecord:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """What one check says. verdict: "skip" where it could not be made. figure: the numbers behind it, in words;
+    meaning: what they say about the model, and what to do.
+    """
+
+    check: str
+    verdict: Verdict
+    figure: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class DiagnosisRecord:
+    """Whether the robustness of one network may be believed. norm, eps: the threat model it was attacked in.
+    settings: what the attacks could spend; source: the network that the transfer attack was crafted on, None is a
+    substitute trained for it. trust: of `trust_of(findings)`. Raises ValueError where it is not.
+    """
+
+    run_id: str
+    norm: str
+    eps: float
+    settings: dict[str, Any]
+    seed: int
+    dataset: str
+    weights_sha256: str
+    images_sha256: str
+    images: int
+    source: Source | None
+    findings: list[Finding]
+    trust: str
+    cost: Cost
+    provenance: Provenance
+
+    def __post_init__(self) -> None:
+        if not self.findings or self.trust != trust_of(self.findings):
+            raise ValueError(f"trust {self.trust!r} is not what its {len(self.findings)} findings say")
+
+
+def trust_of(findings: Iterable[Finding]) -> str:
+    """ "ok", "doubtful: ..." with the checks that warn, or "masked: ..." with those that fail."""
+    named: dict[str, list[str]] = {}
+    for finding in findings:
+        named.setdefault(finding.verdict, []).append(finding.check)
+    for verdict, word in (("fail", "masked"), ("warn", "doubtful")):
+        if verdict in named:
+            return f"{word}: {', '.join(named[verdict])}"
+    return "ok"
+
+
+@dataclass(frozen=True)
 class Results:
     """The folder that records live in. No id leads out of it: a bad one raises UserError."""
 
@@ -151,6 +204,10 @@ class Results:
         if eval_id is None:
             return self.training(training_of(run_id)) / "error.json"
         return self.eval(run_id, eval_id).with_suffix(".error.json")
+
+    def diagnosis(self, run_id: str, norm: str, eps: float) -> Path:
+        """The diagnosis of one network in one threat model."""
+        return self.root / "diagnoses" / check_id(run_id) / f"{check_id(f'{norm.lower()}-{eps:g}')}.json"
 
     def table(self, name: str) -> Path:
         """The table as CSV."""
@@ -215,6 +272,22 @@ def clear_error(results: Results, run_id: str, eval_id: str | None) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot remove {path}: {error.strerror or error}") from error
+
+
+def write_diagnosis(results: Results, record: DiagnosisRecord) -> Path:
+    """Writes atomically, in place of an earlier one; returns the path. Raises UserError."""
+    return write_json(results.diagnosis(record.run_id, record.norm, record.eps), record)
+
+
+def read_diagnoses(results: Results, run_id: str) -> list[DiagnosisRecord]:
+    """Every diagnosis of a network, one for each threat model. Raises UserError when one is broken."""
+    found = []
+    for path in sorted((results.root / "diagnoses" / check_id(run_id)).glob("[!.]*.json")):
+        record = _own(path, read_json(path, DiagnosisRecord), run_id=run_id)
+        if path != results.diagnosis(run_id, record.norm, record.eps):
+            raise _broken(path, f"it is of {record.norm} {record.eps:g}")
+        found.append(record)
+    return found
 
 
 def write_eval(results: Results, record: EvalRecord) -> Path:

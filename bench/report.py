@@ -87,7 +87,17 @@ def _wide(plan: Plan, frame: pd.DataFrame, escape: Callable[[str], str] = str) -
     cells = {(line["row"], line["column"]): _cell(line) for line in frame.to_dict("records")}
     content = [[escape(cells[row, column]) for column in plan.columns] for row in plan.rows]
     index = pd.Index([escape(row) for row in plan.rows], name=escape("Network"))
-    return pd.DataFrame(content, index=index, columns=[escape(column) for column in plan.columns])
+    wide = pd.DataFrame(content, index=index, columns=[escape(column) for column in plan.columns])
+    trusted = _trusted(frame)
+    if any(trusted.values()):
+        words = [(trusted[row] or "not diagnosed").partition(":")[0].partition(" (")[0] for row in plan.rows]
+        wide.insert(len(wide.columns), "Trust", words, allow_duplicates=True)
+    return wide
+
+
+def _trusted(frame: pd.DataFrame) -> dict[str, str | None]:
+    """Row -> what `bench diagnose` said of it."""
+    return {line["row"]: line["trust"] for line in frame.to_dict("records")}
 
 
 def _cell(line: dict[Any, Any]) -> str:
@@ -117,6 +127,8 @@ def _notes(plan: Plan, frame: pd.DataFrame) -> list[str]:
     notes += [note for column in plan.unions if (note := _broken_by(column, frame))]
     sick = {run_id: words for health in frame["health"] for run_id, words in health.items()}
     notes += [f"{SICK} {run_id}: {words}." for run_id, words in sick.items()]
+    if said := [f"{row}: {words}" for row, words in _trusted(frame).items() if words]:
+        notes.append(f"Trust, by `bench diagnose` (checks for gradient masking): {'; '.join(said)}.")
     failed = frame[frame["state"] != OK]
     return notes + [f"{line['state'].capitalize()}: {line['error']}." for line in failed.to_dict("records")]
 
@@ -148,14 +160,15 @@ def _markdown(plan: Plan, frame: pd.DataFrame) -> str:
         return re.sub(r"([\\|*<`])", r"\\\1", text)
 
     wide = _wide(plan, frame, escape)
-    body = wide.to_markdown(disable_numparse=True, colalign=["left"] + ["right"] * len(plan.columns))
+    body = wide.to_markdown(disable_numparse=True, colalign=["left"] + ["right"] * len(wide.columns))
     notes = "\n".join(f"- {escape(note)}" for note in _notes(plan, frame))
     return f"### {escape(plan.title)}\n\n{body}\n\n{notes}"
 
 
 def _text(plan: Plan, frame: pd.DataFrame) -> str:
-    align = ["left"] + ["right"] * len(plan.columns)
-    body = _wide(plan, frame).to_markdown(tablefmt="simple", disable_numparse=True, colalign=align)
+    wide = _wide(plan, frame)
+    align = ["left"] + ["right"] * len(wide.columns)
+    body = wide.to_markdown(tablefmt="simple", disable_numparse=True, colalign=align)
     return "\n".join([plan.title, "", body, "", *_notes(plan, frame)])
 
 
@@ -164,8 +177,9 @@ def _csv(plan: Plan, frame: pd.DataFrame) -> str:
     tidy = frame.assign(**{f"{name}_percent": 100 * frame[name] for name in shares})
     tidy["health"] = ["; ".join(f"{run_id}: {words}" for run_id, words in sick.items()) for sick in frame["health"]]
     columns = ["table", "row", "column", "n", "seeds", *(f"{name}_percent" for name in shares)]
+    columns += ["state", "error", "run_ids", "health", "trust"]
     # four decimals: far below one image, and no digits that only floating point knows
-    text: str = tidy[[*columns, "state", "error", "run_ids", "health"]].to_csv(index=False, float_format="%.4f")
+    text: str = tidy[columns].to_csv(index=False, float_format="%.4f")
     return text
 
 
@@ -178,7 +192,7 @@ def _latex(plan: Plan, frame: pd.DataFrame) -> str:
     wide = _wide(plan, frame, escape)
     body: str = wide.rename_axis(None).to_latex(
         escape=False,  # done, for the notes in the same way
-        column_format="l" + "r" * len(plan.columns),
+        column_format="l" + "r" * len(wide.columns),
         caption=escape(plan.title),
         label=f"tab:{plan.name}",
         position="ht",

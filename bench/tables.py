@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from bench.config import UserError
-from bench.plan import Cell, Plan
+from bench.plan import Cell, Plan, radius
 from bench.records import (
     DISTANCES,
     EvalRecord,
@@ -23,6 +23,7 @@ from bench.records import (
     RunRecord,
     Source,
     beyond,
+    read_diagnoses,
     read_error,
     read_eval,
     read_run,
@@ -31,8 +32,9 @@ from bench.stats import over_seeds
 
 COLUMNS = [
     "table", "row", "column", "seeds", "n", "accuracy", "low", "high", "seed_spread",
-    "state", "error", "run_ids", "broken_by", "health",
+    "state", "error", "run_ids", "broken_by", "health", "trust",
 ]  # fmt: skip
+TRUST = ("ok", UNKNOWN := "not diagnosed", "doubtful", "masked")  # the worst last
 OK, MISSING, STALE, ERROR = WORST = ("ok", "missing", "stale", "error")
 
 
@@ -61,7 +63,7 @@ def table(plan: Plan, results: Results) -> pd.DataFrame:
 
     state: "ok", or "missing", "error", "stale", and then there are no numbers and `error` says why. broken_by: for
     a union a list of Broken. health: run id -> what is wrong with a network behind the number, {} if nothing is.
-    Raises UserError for a broken record.
+    trust: that of the row, see `trust`. Raises UserError for a broken record.
     """
     lines = []
     for row in plan.rows:  # one at a time: a table's records may not fit into memory together
@@ -69,12 +71,13 @@ def table(plan: Plan, results: Results) -> pd.DataFrame:
         for cell in plan.cells:
             if cell.row == row:
                 found.setdefault(cell.column, []).append(find(plan, cell, results))
+        told = {"trust": trust(plan, row, results)}
         for column in plan.columns:
-            lines.append(_line(plan, row, column, {one: found[one] for one in plan.attacked(column)}))
+            lines.append(_line(plan, row, column, {one: found[one] for one in plan.attacked(column)}) | told)
     frame = pd.DataFrame(lines, columns=COLUMNS)
     shares = dict.fromkeys(("accuracy", "low", "high", "seed_spread"), "float64")
     frame = frame.astype({"seeds": "int64", "n": "Int64"} | shares)
-    for name in ("error", "broken_by", "health"):
+    for name in ("error", "broken_by", "health", "trust"):
         frame[name] = pd.Series([line.get(name) for line in lines], dtype=object)  # None stays None
     return frame
 
@@ -101,6 +104,25 @@ def find(plan: Plan, cell: Cell, results: Results) -> Found:
         return lacking(STALE, problem)
     health = {run_id: _sick(run) for run_id, run in runs.items() if run.health}
     return Found(OK, "", cell.run_id, record if cell.at is None else judge_at(record, cell.at), health)
+
+
+def trust(plan: Plan, row: str, results: Results) -> str | None:
+    """What `bench diagnose` said of a row's networks: the worst over seeds and threat models; None where it was not
+    asked. Such as "doubtful: square (Linf 8/255, 100 images)". Raises UserError for a broken record.
+    """
+    runs = dict.fromkeys(cell.run_id for cell in plan.cells if cell.row == row)
+    said = [words for run_id in runs for words in _diagnosed(run_id, results)]
+    worst = max(said, key=lambda words: [words.startswith(word) for word in TRUST].index(True))
+    return None if all(words.startswith(UNKNOWN) for words in said) else worst
+
+
+def _diagnosed(run_id: str, results: Results) -> list[str]:
+    """One phrase for each diagnosis of the weights that the run has now."""
+    found = read_diagnoses(results, run_id)
+    now = read_run(results, run_id).weights_sha256 if found and results.run(run_id).exists() else None
+    return [
+        f"{one.trust} ({one.norm} {radius(one.eps)}, {one.images} images)" for one in found if one.weights_sha256 == now
+    ] or [f"{UNKNOWN}: {run_id}"]
 
 
 def judge_at(record: EvalRecord, eps: float) -> EvalRecord:

@@ -1,0 +1,123 @@
+"""`bench diagnose`: can the robustness that attacks measure on one model be believed?
+
+Evidence (`bench.evidence`) -> findings (`bench.masking`) -> a record beside the model's others, which tables show.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from attacks.contract import ThreatModel
+from attacks.noise import derive_seed
+from bench.attack import Statistics, choose_data, choose_images, choose_norm, choose_subject
+from bench.config import UserError, settings_of
+from bench.device import choose_device, describe
+from bench.evidence import STAGES, Effort, Witness, substitute
+from bench.masking import findings
+from bench.plan import radius
+from bench.progress import Progress
+from bench.records import DiagnosisRecord, Results, Source, list_runs, provenance, read_run, trust_of, write_diagnosis
+
+IMAGES = 100
+
+
+def diagnose_model(
+    model: str,
+    *,
+    results: Path,
+    dataset: str | None = None,
+    arch: str | None = None,
+    images: int | None = None,
+    indices: Path | None = None,
+    device: str = "auto",
+    data_dir: Path | None = None,
+    batch_size: int | None = None,
+    eps: float | None = None,
+    norm: str | None = None,
+    seed: int = 0,
+    mean: Statistics | None = None,
+    std: Statistics | None = None,
+    source: str | None = None,
+    effort: Effort | None = None,
+) -> tuple[DiagnosisRecord, list[str]]:
+    """Attack, check, write the record; returns it and the lines to print. Raises UserError.
+
+    model, and source, on which the transfer attack is crafted, are given as in `bench.attack.attack_model`.
+    """
+    folder, where, effort = Results(results), choose_device(device), effort or Effort()
+    threat = _threat(folder, model, eps, norm)
+    loaded = choose_data(folder, model, dataset, data_dir)
+    subject = choose_subject(folder, model, arch, loaded, mean, std)
+    origin = None if source is None else choose_subject(folder, source, arch, loaded, mean, std)
+    count = images if images or indices else min(IMAGES, len(loaded.test))
+    chosen = choose_images(loaded, count, indices)
+    network = subject.network.to(where)
+
+    def crafted_on() -> nn.Module:
+        if origin is not None:
+            return origin.network
+        return substitute(network, loaded, effort.epochs, derive_seed("substitute", seed), where)
+
+    with Progress() as progress:
+        progress.begin(f"diagnosing {model}", STAGES)
+        witness = Witness(
+            network,
+            threat,
+            chosen,
+            loaded.classes,
+            effort=effort,
+            source=crafted_on,
+            seed=seed,
+            batch_size=batch_size,
+            on_attack=lambda name: progress.advance(),
+        )
+        found = findings(witness.gather())
+    record = DiagnosisRecord(
+        run_id=subject.run_id,
+        norm=threat.norm,
+        eps=threat.eps,
+        settings=settings_of(effort),
+        seed=seed,
+        dataset=loaded.name,
+        weights_sha256=subject.weights_sha256,
+        images_sha256=chosen.sha256,
+        images=len(chosen),
+        source=None if origin is None else Source(origin.run_id, origin.weights_sha256),
+        findings=found,
+        trust=trust_of(found),
+        cost=witness.cost,
+        provenance=provenance(describe(where), torch.get_num_threads()),
+    )
+    path = write_diagnosis(folder, record)
+    return record, [*_lines(record), f"data: {loaded.source}", f"record: {path}"]
+
+
+def _threat(folder: Results, model: str, eps: float | None, norm: str | None) -> ThreatModel:
+    """The threat model asked for; a registered run has that of its training. Raises UserError."""
+    trained = read_run(folder, model).settings.get("inner", {}) if model in list_runs(folder) else {}
+    if norm is None or choose_norm(norm) == trained.get("norm"):
+        eps = trained.get("eps") if eps is None else eps
+    if eps is None:
+        raise UserError("say at which radius the model is claimed to be robust, as in --eps 8/255")
+    chosen: Any = choose_norm(norm or trained.get("norm", "Linf"))
+    try:
+        threat = ThreatModel(chosen, eps)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if eps == 0:
+        raise UserError("gradients lead nowhere at radius 0; give one above 0, as in --eps 8/255")
+    return threat
+
+
+def _lines(record: DiagnosisRecord) -> list[str]:
+    """One line per check, what to do under those that are not passed, and the verdict."""
+    lines = [f"{record.run_id}: {record.norm} {radius(record.eps)}, {record.images} images of {record.dataset}"]
+    for finding in record.findings:
+        lines.append(f"{finding.verdict:5} {finding.check:18} {finding.figure}; {finding.meaning}")
+    cost = record.cost
+    passes = f"{cost.forward_passes} forward, {cost.backward_passes} backward passes"
+    return [*lines, f"trust: {record.trust}", f"passes: {passes} ({cost.seconds:.1f} s)"]
