@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from scipy.io import savemat
 
 from bench import data
 from bench.config import UserError
@@ -96,6 +97,38 @@ def test_the_hash_sees_pixels_labels_and_order():
         images.head(10),
     ]
     assert len({images.sha256, *(other.sha256 for other in others)}) == 5
+
+
+def test_the_hash_sees_shape_and_every_bit_of_images_that_are_no_levels():
+    x, y = torch.zeros(2, 1, 4, 2), torch.zeros(2, dtype=torch.int64)
+    flat, levels = data.Images(x, y, y), torch.full_like(x, 10 / 255)
+    assert flat.sha256 != data.Images(x.view(2, 1, 2, 4), y, y).sha256
+    assert data.Images(levels, y, y).sha256 != data.Images(levels + 1e-4, y, y).sha256
+
+
+def test_images_are_mirrored_only_where_that_keeps_the_label():
+    flips = {name: kind.flip for name, kind in data.DATASETS.items()}
+    natural = {"cifar10", "cifar100", "fashion-mnist"}
+    assert {name for name, flip in flips.items() if flip} == natural and {"digits", "mnist", "svhn"} <= set(flips)
+
+
+def test_svhn_in_torchvisions_files_has_its_axes_in_order(tmp_path, monkeypatch):
+    """Its .mat files hold [32, 32, 3, N] and torchvision gives [N, 3, 32, 32]."""
+    from bench import torchvision_ops
+
+    torchvision_ops.declare()
+    from torchvision.datasets import SVHN
+
+    pixels, labels = pictures(data.DATASETS["svhn"], 20, 4)
+    for split in ("train", "test"):
+        url, file, _ = SVHN.split_list[split]
+        savemat(tmp_path / file, {"X": pixels.transpose(1, 2, 3, 0), "y": np.where(labels, labels, 10)[:, None]})
+        digest = hashlib.md5((tmp_path / file).read_bytes()).hexdigest()
+        monkeypatch.setitem(SVHN.split_list, split, [url, file, digest])
+    dataset = data.load("svhn", tmp_path)
+    x, y = whole(dataset)
+    assert np.array_equal((x * 255).round().numpy().transpose(0, 2, 3, 1), pixels)
+    assert y.tolist() == labels.tolist()
 
 
 def damage_missing_shard(folder):

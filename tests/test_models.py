@@ -43,6 +43,36 @@ def test_sizes_are_the_published_ones():
         assert count / 1e6 == pytest.approx(expected, rel=0.02), name
 
 
+def test_blocks_are_those_of_their_papers():
+    """Written out: the pre-activation shortcut starts after the first activation, and only where the shape changes."""
+    x = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+    for inside, outside, stride in ((4, 4, 1), (4, 8, 2)):
+        for kind in (models.BasicBlock, models.PreActBlock):
+            torch.manual_seed(0)
+            block = kind(inside, outside, stride).eval()
+            for norm in (block.bn1, block.bn2):
+                nn.init.normal_(norm.bias)
+                norm.running_mean.normal_()
+            if kind is models.PreActBlock:
+                active = block.bn1(x).relu()
+                short = x if block.shortcut is None else block.shortcut(active)
+                expected = block.conv2(block.bn2(block.conv1(active)).relu()) + short
+                assert (block.shortcut is None) == (inside == outside)
+            else:
+                expected = (block.bn2(block.conv2(block.bn1(block.conv1(x)).relu())) + block.shortcut(x)).relu()
+                assert (len(block.shortcut) == 0) == (inside == outside)
+            assert torch.allclose(block(x), expected, atol=1e-6)
+            assert expected.shape == (2, outside, 6 // stride, 6 // stride)
+
+
+def test_convolutions_start_with_hes_variance_of_the_fan_out():
+    model = models.create("resnet18", (3, 32, 32), 10, seed=0)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.weight.numel() > 30_000:
+            expected = (2 / (module.out_channels * module.kernel_size[0] ** 2)) ** 0.5
+            assert module.weight.std().item() == pytest.approx(expected, rel=0.03)
+
+
 def test_a_seed_fixes_the_weights_and_the_global_state_is_untouched():
     state = torch.random.get_rng_state()
     a, b, c = (models.create("cnn-a", (1, 8, 8), 10, seed) for seed in (1, 1, 2))
