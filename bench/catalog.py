@@ -1,8 +1,8 @@
 """Names in TOML -> trainers and attacks, built and checked: recipes, schedules and attack settings by name.
 
-Reads trainers/recipes.toml and attacks/suite.toml, then a user's own file (tables [recipes.NAME], [schedules.NAME],
-[attacks.NAME], [suites.NAME]), then `--set` assignments. Nothing is built before it is asked for, so a mistake in a
-recipe that no table uses costs nobody anything.
+Reads trainers/recipes.toml and attacks/suite.toml, then a user's own file with tables of the same kinds, then `--set`
+assignments. Recipes are made of methods and profiles, see `_recipes`. Nothing is built before it is asked for, so a
+mistake in a recipe that no table uses costs nobody anything.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass, fields
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -79,17 +80,18 @@ class Catalog:
     """All recipes and attack settings by name. Raises UserError for unknown names and settings that do not fit."""
 
     def __init__(self, file: Path | None = None, assignments: Sequence[str] = ()) -> None:
-        book = read_toml(Path(str(files("trainers") / "recipes.toml")))
-        tables = {"recipes": book["recipes"], "schedules": book["schedules"]}
+        tables = read_toml(Path(str(files("trainers") / "recipes.toml")))
         tables["attacks"] = read_toml(Path(str(files("attacks") / "suite.toml")))
         tables["suites"] = tables["attacks"].pop("suites")
         if file is not None:
             own = read_toml(file)
             for kind, entries in own.items():
                 choose(kind, tables, f"section in {file}")
+                if not (isinstance(entries, dict) and all(isinstance(entry, dict) for entry in entries.values())):
+                    raise UserError(f"{file}: {kind} must hold tables by name, such as [{kind}.mine]")
                 tables[kind] |= entries
         self.schedules = tables["schedules"]
-        recipes = {name: self._with_schedule(name, table) for name, table in tables["recipes"].items()}
+        recipes = {name: self._with_schedule(name, table) for name, table in _recipes(tables).items()}
         merged = override(recipes | tables["attacks"], list(assignments))
         self.recipe_tables = {name: merged[name] for name in recipes}
         self.attack_tables = {name: merged[name] for name in tables["attacks"]}
@@ -174,6 +176,55 @@ class _Cast:
 
 
 _CAST = {field.name for field in fields(_Cast)}
+
+
+def _recipes(tables: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """METHOD-PROFILE for every method and profile, under what [recipes] says of the same name.
+
+    A method's own keys: profiles, the only ones it has recipes for; against, "all" of a profile's `inners` or the one
+    of that norm, in place of its `inner` (a profile without them has no such recipe); teacher, a method, trained under
+    the same profile.
+    """
+    made = {}
+    for (method, own), (profile, base) in product(tables["methods"].items(), tables["profiles"].items()):
+        attacks = _attacks_of(method, own, base)
+        if attacks and profile in own.get("profiles", [profile]):
+            made[f"{method}-{profile}"] = _composed(own, profile, base, attacks)
+    for name, changes in tables["recipes"].items():
+        made[name] = _merged(made.get(name, {}), changes)
+    return made
+
+
+def _attacks_of(method: str, own: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """What a method takes of a profile's attacks; {} where the profile lacks it. Raises UserError."""
+    against = own.get("against")
+    if against is None:
+        return {"inner": base["inner"]} if "inner" in base else {}
+    choose(against, ("all", "Linf", "L2", "L1"), f"norm in against of method {method!r}")
+    inners = base.get("inners", [])
+    if against == "all":
+        return {"inners": inners} if inners else {}
+    return next(({"inner": inner} for inner in inners if inner.get("norm", "Linf") == against), {})
+
+
+def _composed(
+    own: Mapping[str, Any], profile: str, base: Mapping[str, Any], attacks: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The recipe of one method under one profile."""
+    settings = {key: value for key, value in own.items() if key not in ("profiles", "against")}
+    if "teacher" in settings:
+        settings["teacher"] = f"{settings['teacher']}-{profile}"
+    schedule = {"schedule": base["schedule"]} if "schedule" in base else {}
+    return _merged(schedule | dict(attacks), settings)
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """base under changes; tables in both are merged, one level deep."""
+    merged = dict(base) | dict(changes)
+    for key in base.keys() & changes.keys():
+        if isinstance(base[key], dict) and isinstance(changes[key], dict):
+            merged[key] = base[key] | changes[key]
+    return merged
 
 
 def _pop(table: dict[str, Any], key: str, where: str) -> Any:

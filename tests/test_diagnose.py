@@ -162,7 +162,7 @@ CASES = [
     ("larger-radius", made({"pgd": 50, "pgd-double": 60}), "fail"),
     ("half-the-range", made({"pgd-grey": 0}), "pass"),
     ("half-the-range", made({"pgd-grey": 10}), "warn"),
-    ("half-the-range", made({"pgd-grey": 30}), "fail"),
+    ("half-the-range", made({"pgd-grey": 22}), "fail"),
     ("noise", made(WHITE | {"noise": 80}), "pass"),
     ("noise", replace(FEW, stands=FEW.stands | {"noise": left(19)[:20]}), "pass"),  # a single image never warns
     ("noise", made(WHITE | {"noise": 30}), "fail"),
@@ -255,6 +255,8 @@ def test_the_slope_of_a_linear_model_is_exact_and_every_attack_is_noted(norm, ep
     attacks |= {"boundary", "pgd-l2", "pgd-l2-margin", "transfer"} | ({"square"} if norm != "L1" else set())
     assert set(evidence.stands) == attacks and set(evidence.without) == ({"square"} if norm == "L1" else set())
     assert not evidence.stands["pgd-double"][~evidence.stands["pgd"]].any(), "a linear model, a larger ball"
+    lone = evidence.stands["pgd-l2"] & ~evidence.stands["boundary"]
+    assert not lone.any() and evidence.stands["boundary"].any(), "on a linear model gradients go the shortest way"
 
 
 def test_the_same_seed_gives_the_same_evidence_in_any_batch():
