@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from oracles import saturated_images, small_cnn
 
 from attacks.contract import ThreatModel
 from attacks.elastic import Elastic, smooth, warp
-from attacks.fog import Fog, plasma
-from attacks.gabor import Gabor, correlate, random_kernels, spectra
+from attacks.fog import WIBBLE, Fog, plasma
+from attacks.gabor import Gabor, correlate, gabor_kernels, random_kernels, spectra, spread
 from attacks.noise import Noise
 from attacks.target import Target
 
@@ -83,6 +84,60 @@ def test_plasma_covers_the_unit_interval_image_by_image():
     assert torch.allclose(together.amax((1, 2)), torch.ones(3).double(), atol=1e-6)
     for row in range(3):
         assert torch.allclose(plasma(v[row : row + 1], 2.0, 2)[0], together[row])
+
+
+@pytest.mark.parametrize("decay, roll", [(2.0, 1), (3.0, 2)])
+def test_plasma_is_diamond_square_on_a_torus(decay, roll):
+    """Point by point: centres from four corners, then edges from two corners and two centres, `roll` rows away."""
+    side, v = 8, x_of((63,), count=1, seed=12)[0].tolist()
+    grid, step, wibble, used = np.zeros((side, side)), side, WIBBLE, 0
+    while step > 1:
+        n, half = side // step, step // 2
+        for kind in range(3):
+            for row in range(n):
+                for column in range(n):
+                    top, left = row * step, column * step
+                    below, right = (top + step) % side, (left + step) % side
+                    if kind == 0:
+                        place, near = (
+                            (top + half, left + half),
+                            [(top, left), (below, left), (top, right), (below, right)],
+                        )
+                    elif kind == 1:
+                        away = (top - roll * step + half) % side
+                        place = (top, left + half)
+                        near = [(top, left), (top, right), (top + half, left + half), (away, left + half)]
+                    else:
+                        away = (left - roll * step + half) % side
+                        place = (top + half, left)
+                        near = [(top, left), (below, left), (top + half, left + half), (top + half, away)]
+                    grid[place] = np.mean([grid[one] for one in near]) + wibble * (2 * v[used] - 1)
+                    used += 1
+        step, wibble = half, wibble / decay
+    expected = (grid - grid.min()) / (grid.max() - grid.min())
+    assert np.allclose(plasma(torch.tensor([v], dtype=torch.float64), decay, roll)[0].numpy(), expected, atol=1e-12)
+
+
+def test_gabor_kernels_are_their_formula():
+    sigma, frequency, angle, sides = 0.2, 4.0, 0.7, 3
+    given = (torch.tensor([value], dtype=torch.float64) for value in (sigma, frequency, angle))
+    kernel = gabor_kernels(*given, torch.tensor([sides]))
+    line = np.linspace(-0.5, 0.5, 23)
+    for i in (0, 5, 11, 20):
+        for j in (2, 11, 17):
+            y, x = line[i], line[j]
+            turned = [angle + math.pi * k / sides for k in range(sides)]
+            wave = sum(math.cos(2 * math.pi * frequency * (x * math.cos(a) + y * math.sin(a))) for a in turned)
+            assert kernel[0, i, j] == pytest.approx(wave * math.exp(-(x * x + y * y) / (2 * (sigma + 0.001) ** 2)))
+
+
+def test_gabor_noise_is_lifted_and_fills_the_unit_interval():
+    noise = x_of((6, 7), count=2, seed=3)
+    for image, found in zip(noise, spread(noise), strict=True):
+        away = image - image.mean()
+        lifted = image.mean() + away * 1.001 / (0.001 + away.abs() / away.abs().max())
+        expected = (lifted - lifted.min()) / (lifted.max() - lifted.min())
+        assert torch.allclose(found, expected, atol=1e-12)
 
 
 def test_fog_without_strength_is_the_identity():
