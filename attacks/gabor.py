@@ -113,7 +113,7 @@ def gabor_kernels(sigma: Tensor, frequency: Tensor, angle: Tensor, sides: Tensor
     row, column = line[:, None], line[None, :]
     wave = torch.zeros(len(sigma), KERNEL, KERNEL, dtype=sigma.dtype, device=sigma.device)
     for i in range(SIDES):
-        turned = per_image(angle + math.pi * i / sides, wave)
+        turned = per_image(angle + math.pi * i / sides.to(angle), wave)
         phase = column * turned.cos() + row * turned.sin()
         wave += (2 * math.pi * per_image(frequency, wave) * phase).cos() * per_image(i < sides, wave)
     return wave * torch.exp(-(row**2 + column**2) / (2 * (per_image(sigma, wave) + 0.001) ** 2))

@@ -52,7 +52,7 @@ def test_weights_return_exactly_and_nothing_moves_without_a_gradient():
     before = model.weight.detach().clone()
     model.weight.grad, model.bias.grad = torch.rand(3, 4), torch.rand(3)
     with awp.perturbed([model], GAMMA):
-        assert float((model.weight - before).norm()) == pytest.approx(float(GAMMA * before.norm()), rel=1e-5)
+        assert float((model.weight.detach() - before).norm()) == pytest.approx(float(GAMMA * before.norm()), rel=1e-5)
     assert torch.equal(model.weight, before)
     model.weight.grad = torch.zeros(3, 4)
     with awp.perturbed([model], GAMMA):

@@ -49,26 +49,26 @@ def test_catastrophic_overfitting_is_named_with_its_figures():
     assert health(curve([0.0], [0.6]), 0, 0.1, True) == []
 
 
-def digits(eps: float, steps: int, lr: float, epochs: int) -> Fit:
-    """AT on 400 digits with cnn-small."""
+def digits(arch: str, eps: float, lr: float, kind: str, epochs: int, count: int) -> Fit:
+    """AT with the fast gradient sign: one step of length eps from the image itself."""
     images = data.load("digits", None)
     train, validation = (
         Split(part.x[:size], part.y[:size], part.ids[:size])
-        for part, size in ((images.train, 400), (images.validation, 100))
+        for part, size in ((images.train, count), (images.validation, 100))
     )
-    network = models.create("cnn-small", images.image_shape, images.classes, 1)
-    schedule = Schedule(epochs=epochs, batch_size=32, lr=lr, augment=False, validation_steps=10)
-    return fit(AT(Inner(eps=eps, steps=steps, step=eps / steps * 1.5)), [network], train, validation, schedule, 0)
+    network = models.create(arch, images.image_shape, images.classes, 1)
+    schedule = Schedule(epochs=epochs, batch_size=32, lr=lr, kind=kind, augment=False, validation_steps=10)
+    return fit(AT(Inner(eps=eps, steps=1, step=eps, start="none")), [network], train, validation, schedule, 0)
 
 
 def test_a_training_whose_learning_rate_kills_it_is_named():
-    result = digits(eps=0.1, steps=1, lr=10.0, epochs=4)
-    assert len(result.health[0]) == 1 and result.health[0][0].startswith("collapsed: "), result.health
+    result = digits("cnn-small", eps=0.1, lr=10.0, kind="steps", epochs=4, count=200)
+    assert len(result.health[0]) == 1 and result.health[0][0].startswith("collapsed: "), result.history
 
 
 def test_training_with_one_long_step_overfits_catastrophically():
-    result = digits(eps=0.3, steps=1, lr=0.1, epochs=12)
-    assert any(words.startswith("catastrophic overfitting") for words in result.health[0]), result.history
+    result = digits("resnet8", eps=0.3, lr=0.1, kind="cyclic", epochs=15, count=800)
+    assert [words.partition(" in ")[0] for words in result.health[0]] == ["catastrophic overfitting"], result.history
 
 
 def test_a_sound_training_is_healthy_and_each_network_has_its_own_list():
@@ -80,4 +80,4 @@ def test_a_sound_training_is_healthy_and_each_network_has_its_own_list():
 
 def test_a_network_that_returns_no_number_is_an_error():
     with pytest.raises(TrainingError, match=r"after epoch 1|in epoch 1"):
-        digits(eps=0.1, steps=1, lr=1e12, epochs=1)
+        digits("cnn-small", eps=0.1, lr=1e12, kind="steps", epochs=1, count=200)
