@@ -213,7 +213,6 @@ def all_rows(p: Problem) -> dict[str, Runs]:
                 "foolbox", "L2", "L2CarliniWagnerAttack", steps=200, stepsize=0.025, binary_search_steps=5,
                 initial_const=0.01, abort_early=False,
             ),
-            **p.art("CarliniL2Method", max_iter=200, binary_search_steps=5, learning_rate=0.025, initial_const=0.01),
         ),
         "salt-and-pepper": row(
             p.attack("salt-and-pepper", "L1"),
