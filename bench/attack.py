@@ -24,7 +24,7 @@ from bench.device import choose_device, describe
 from bench.evaluate import DISTANCES, Verdicts, check_transfer, craft, evaluate, fingerprint
 from bench.records import EvalRecord, Results, Source, list_runs, provenance, write_eval
 from bench.spec import CLEAN
-from bench.stats import wilson
+from bench.stats import foresight, wilson
 from bench.union import common_threat, evaluate_union
 
 Statistics = tuple[float, ...]
@@ -88,6 +88,7 @@ def attack_model(
         raise UserError("--source goes with one attack; craft them one by one")
     subject = _subject(folder, model, arch, loaded, mean, std)
     wanted = _choose_images(loaded, images or _images_of(catalog, attacks), indices)
+    say(foresight(len(wanted)))
     job = _Job(folder, loaded, subject, wanted, where, seed, batch_size, gradient_precision)
     try:
         if len(parts) > 1:

@@ -37,6 +37,7 @@ from bench.records import (
     write_eval,
 )
 from bench.spec import TableSpec
+from bench.stats import foresight
 from bench.train import Training
 
 CRAFTED_KEPT = 8  # sets of images that wait for their next network, in main memory
@@ -109,6 +110,7 @@ class TableRun:
     def describe(self) -> list[str]:
         """What there is to do, cell by cell, without doing it."""
         lines = [f"{self.plan.title}; {self.dataset.source}; {self.plan.images} {self.plan.split} images"]
+        lines.append(foresight(self.plan.images))
         cells, pace = self._survey()
         trained = [f"  train   {one}" for one in self._to_train(self.plan.cells)]
         attacked = [f"  attack  {run_id}  {eval_id}" for run_id, eval_id in cells]
@@ -121,6 +123,7 @@ class TableRun:
         summary, (wanted, pace) = Summary(), self._survey()
         with Progress() as progress:
             progress.say(f"{self.plan.name}: {self.dataset.source}; {self.plan.images} {self.plan.split} images")
+            progress.say(foresight(self.plan.images))
             tried: set[str] = set()
             for training_id, cells in self._attacks().items():
                 if any((cell.run_id, cell.eval_id) in wanted for cell in cells):

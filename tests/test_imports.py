@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-RIGHT = ("config", "files", "provenance", "records", "spec", "plan", "stats", "tables", "report", "figures", "check")
+RIGHT = ("config", "files", "provenance", "records", "spec", "plan", "stats", "compare", "tables", "report")
+RIGHT += ("figures", "check")
 THIRD_PARTY_ATTACKS = {"foolbox", "torchattacks", "pyautoattack", "art"}
 FILES = [path for room in ("attacks", "trainers", "bench") for path in sorted((ROOT / room).rglob("*.py"))]
 
