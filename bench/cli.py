@@ -143,24 +143,43 @@ def report(names: tuple[str, ...], style: str, out: Path | None, pictures: bool,
 
 @app.command()
 @click.argument("names", nargs=-1, metavar="[TABLE ...]")
-@click.option("--update", is_flag=True, help="Write today's numbers as the new reference.")
+@click.option("--reference", type=click.Path(path_type=Path), help="This file, not results/reference/TABLE.csv.")
+@click.option("--paper", is_flag=True, help="Only tell how far the paper's numbers lie; exit code 0.")
+@click.option("--update", is_flag=True, help="Write today's numbers as the new reference, and tell what changes.")
+@click.option(
+    "--format",
+    "style",
+    default="text",
+    show_default=True,
+    type=click.Choice(["text", "junit", "json", "github"]),
+)
 @RESULTS
-def check(names: tuple[str, ...], update: bool, results: Path) -> int:
+def check(names: tuple[str, ...], reference: Path | None, paper: bool, update: bool, style: str, results: Path) -> int:
     """Hold tables to their reference numbers; exit code 1 when one moved by more than its tolerance."""
     from bench import check, records, tables
 
-    folder, worst = records.Results(results), 0
-    for plan in _plans(folder, names):
+    folder, outcomes = records.Results(results), []
+    plans = _plans(folder, names)
+    if reference is not None and len(plans) > 1:
+        raise UserError(f"--reference goes with one table, not with {', '.join(plan.name for plan in plans)}")
+    if paper and update:
+        raise UserError("--update writes our own numbers, and --paper holds them to others; give one of them")
+    for plan in plans:
         frame = tables.table(plan, folder)
-        reference = check.reference_path(plan.name)
-        if update:
-            check.write_reference(plan, frame, reference)
-            click.echo(f"wrote {reference}")
+        if paper:
+            outcomes.append(check.check_paper(plan, frame, reference or check.paper_path(plan)))
             continue
-        outcome = check.check(plan, frame, reference)
-        click.echo("\n".join(outcome.lines))
-        worst = max(worst, 0 if outcome.ok else 1)
-    return worst
+        path = reference or check.reference_path(plan.name)
+        if update:
+            check.refuse_incomplete(plan, frame)
+            check.refuse_dirty(plan, folder)
+            click.echo("\n".join(check.changes(plan, frame, path)))
+            click.echo(f"wrote {check.write_reference(plan, frame, path)}")
+        else:
+            outcomes.append(check.check(plan, frame, path))
+    if outcomes:
+        click.echo(check.tell(outcomes, style))
+    return 0 if all(outcome.ok for outcome in outcomes) else 1
 
 
 @app.command()

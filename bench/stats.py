@@ -107,7 +107,9 @@ def widest(n: int, level: float = LEVEL) -> float:
 
 def foresight(n: int) -> str:
     """What can be said of n images before any is attacked."""
-    return f"n = {n} images: a {100 * LEVEL:.0f} % interval over images will be at most {100 * widest(n):.1f} points wide"
+    return (
+        f"n = {n} images: a {100 * LEVEL:.0f} % interval over images will be at most {100 * widest(n):.1f} points wide"
+    )
 
 
 def compare(first: ArrayLike, second: ArrayLike, level: float = LEVEL) -> Difference:
