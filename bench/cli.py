@@ -183,6 +183,23 @@ def check(names: tuple[str, ...], reference: Path | None, paper: bool, update: b
 
 
 @app.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option("--format", "style", default="text", show_default=True, type=click.Choice(["text", "json"]))
+@RESULTS
+def diff(first: str, second: str, style: str, results: Path) -> int:
+    """Which images flipped between A and B, and whether it may be chance.
+
+    A and B: two run ids (every attack that both have), two eval records (.parquet files), or two folders of results
+    (every table that both have, cell by cell).
+    """
+    from bench import diff, records
+
+    click.echo(diff.tell(*diff.diff(first, second, records.Results(results)), style))
+    return 0
+
+
+@app.command()
 @click.argument("recipe")
 @options(DATASET, ARCH, SEEDS, DEVICE, DATA_DIR, RESULTS, RECIPES, SET)
 def train(recipe: str, **given: Any) -> int:

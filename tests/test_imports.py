@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 RIGHT = ("config", "files", "provenance", "records", "spec", "plan", "stats", "compare", "tables", "report")
-RIGHT += ("figures", "check")
+RIGHT += ("figures", "check", "diff")
 THIRD_PARTY_ATTACKS = {"foolbox", "torchattacks", "pyautoattack", "art"}
 FILES = [path for room in ("attacks", "trainers", "bench") for path in sorted((ROOT / room).rglob("*.py"))]
 
