@@ -16,7 +16,7 @@ from torch import nn
 
 from attacks.contract import Attack, ThreatModel
 from attacks.target import ModelError, Precision
-from bench import data, models, plan, registry, weights
+from bench import adversarial, data, models, plan, registry, weights
 from bench.catalog import Catalog
 from bench.config import UserError, choose
 from bench.data import Dataset, Images
@@ -70,12 +70,13 @@ def attack_model(
     mean: Statistics | None = None,
     std: Statistics | None = None,
     source: str | None = None,
+    keep_adversarial: bool = False,
     say: Callable[[str], None] = print,
 ) -> None:
     """Attack, judge, write the record, say what came out. Raises UserError.
 
     attacks: names of attacks and suites; of several the worst case counts. source: the model that the attack is crafted
-    on, given like `model`; None is `model` itself.
+    on, given like `model`; None is `model` itself. keep_adversarial: the images that fool are kept beside the record.
     """
     folder, where = Results(results), choose_device(device)
     if dataset is None and model in list_runs(folder):
@@ -89,7 +90,7 @@ def attack_model(
     subject = _subject(folder, model, arch, loaded, mean, std)
     wanted = _choose_images(loaded, images or _images_of(catalog, attacks), indices)
     say(foresight(len(wanted)))
-    job = _Job(folder, loaded, subject, wanted, where, seed, batch_size, gradient_precision)
+    job = _Job(folder, loaded, subject, wanted, where, seed, batch_size, gradient_precision, keep_adversarial)
     try:
         if len(parts) > 1:
             lines = job.union("+".join(attacks), chosen, say)
@@ -114,6 +115,7 @@ class _Job:
     seed: int
     batch_size: int | None
     precision: Precision
+    keep: bool
 
     @property
     def given(self) -> dict[str, Any]:
@@ -170,9 +172,12 @@ class _Job:
             {"gradient_precision": self.precision},
             source.run_id if source else None,
         )
+        run_id, eval_id = self.subject.run_id, plan.eval_id(name, len(self.images), identity)
+        if self.keep and resolved["attack"] != CLEAN:
+            more["adversarial_sha256"] = adversarial.keep(self.folder, run_id, eval_id, verdicts.table, verdicts.x_adv)
         record = EvalRecord(
-            run_id=self.subject.run_id,
-            eval_id=plan.eval_id(name, len(self.images), identity),
+            run_id=run_id,
+            eval_id=eval_id,
             attack=name,
             settings=resolved["settings"],
             norm="none" if resolved["attack"] == CLEAN else threat.norm,

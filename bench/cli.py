@@ -74,6 +74,7 @@ def seeds_of(context: click.Context, parameter: click.Parameter, text: str | Non
         raise UserError(f"--seeds {text!r} is not a list of whole numbers; write for example --seeds 0,1,2") from None
 
 
+KEEP = click.option("--keep-adversarial", is_flag=True, help="Keep the images that fool, beside their record.")
 SEEDS = click.option("--seeds", callback=seeds_of, metavar="0,1,...", help="Training seeds.")
 
 
@@ -85,7 +86,7 @@ def app() -> None:
 
 @app.command()
 @click.argument("table")
-@options(DATASET, ARCH, IMAGES, SEEDS, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION)
+@options(DATASET, ARCH, IMAGES, SEEDS, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, KEEP)
 @click.option("--fast", is_flag=True, help="Leave out the columns that take longest; the title says which.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be trained and attacked.")
 def run(table: str, dry_run: bool, **given: Any) -> int:
@@ -218,7 +219,7 @@ def train(recipe: str, **given: Any) -> int:
 @app.command()
 @click.argument("model")
 @click.argument("attacks", nargs=-1, required=True, metavar="ATTACK ...")
-@options(DATASET, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION)
+@options(DATASET, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, KEEP)
 @click.option("--eps", help="Radius, e.g. 8/255 or 0.5 (Linf: a bare 8 is refused).")
 @click.option("--norm", help="Linf, L2 or L1.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the attack's noise.")
@@ -243,6 +244,35 @@ def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
     except AttackError as error:
         return _complain(f"no number: {error}", code=1)
     return 0
+
+
+@app.command()
+@click.argument("name", metavar="RUN|TABLE")
+@click.option(
+    "--images",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="So many images of each record, drawn by --seed.",
+)
+@click.option("--all", "whole", is_flag=True, help="Every image of each record.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the draw.")
+@options(DEVICE, DATA_DIR, RESULTS, RECIPES)
+def verify(name: str, images: int, whole: bool, results: Path, **given: Any) -> int:
+    """Make adversarial images again from their records, judge them in float64; exit code 1 on a mismatch."""
+    from bench import verify
+    from bench.evaluate import AttackError
+    from bench.records import Results
+
+    folder, wrong = Results(results), 0
+    try:
+        for run_id, eval_id in verify.records_of(name, folder):
+            found = verify.verify(folder, run_id, eval_id, images=None if whole else images, **given)
+            click.echo("\n".join(found.lines))
+            wrong += len(found.mismatches)
+    except AttackError as error:
+        return _complain(f"not verified: {error}", code=1)
+    return 1 if wrong else 0
 
 
 @app.command("list")
