@@ -6,12 +6,12 @@ load, and a report needs a few lines of it. docs/statistics.md measures how ofte
 
 from __future__ import annotations
 
-from math import prod, sqrt
+from math import exp, prod, sqrt
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtr, ndtri, stdtr, stdtrit
+from scipy.special import bdtr, ndtri, stdtrit
 
 LEVEL = 0.95
 RESAMPLES = 2000  # of a bootstrap: the ends of an interval then move by a few hundredths of its width
@@ -70,9 +70,8 @@ def over_seeds(robust: ArrayLike, level: float = LEVEL) -> tuple[Share, float | 
     The spread is the sample standard deviation (S - 1) of the S shares. The interval is for new seeds and
     new images. Variance of the mean = spread^2 / S + (variance over images of the mean over seeds) / n, the
     two-way crossed random effects model, see Owen 2007, https://doi.org/10.1214/07-AOAS122; the part of a
-    seed with an image is counted twice, so on average it is a little too large. Its t has the degrees of
-    freedom of Satterthwaite 1946, https://doi.org/10.2307/3002019. The interval is widened to the Wilson
-    interval of the mean, which stays honest near 0 and 1.
+    seed with an image is counted twice, so on average it is a little too large. Each part has a t of its own, see
+    `_half_width`. The interval is widened to the Wilson interval of the mean, which stays honest near 0 and 1.
     """
     flags: NDArray[np.bool_] = np.atleast_2d(np.asarray(robust, dtype=bool))
     flags = flags.reshape(*flags.shape[:2], -1)
@@ -82,21 +81,46 @@ def over_seeds(robust: ArrayLike, level: float = LEVEL) -> tuple[Share, float | 
     if seeds == 1:
         return Share(n, float(shares[0]), low, high), None
     spread = float(shares.std(ddof=1))
-    variance, freedom = _crossed(flags.mean(2))
-    if variance > 0:
-        half = float(stdtrit(freedom, (1 + level) / 2)) * sqrt(variance)
+    half = _half_width(_parts(flags.mean(2)), 1 - level)
+    if half > 0:
         low, high = min(low, max(0.0, shares.mean() - half)), max(high, min(1.0, shares.mean() + half))
     return Share(n, float(shares.mean()), float(low), float(high)), spread
 
 
-def _crossed(values: NDArray[np.float64]) -> tuple[float, float]:
-    """values [S, n], S >= 2 seeds on n images -> variance of their mean, and its degrees of freedom; see over_seeds."""
+class _Parts(NamedTuple):
+    """Variance of a mean over seeds and images, in two parts, and the degrees of freedom of each."""
+
+    from_seeds: float
+    from_images: float
+    seeds: int
+    images: int
+
+
+def _parts(values: NDArray[np.float64]) -> _Parts:
+    """values [S, n], S >= 2 seeds on n images; see `over_seeds`."""
     seeds, n = values.shape
     from_seeds = float(values.mean(1).var(ddof=1)) / seeds
     from_images = float(values.mean(0).var(ddof=1)) / n if n > 1 else 0.0
-    variance = from_seeds + from_images
-    parts = from_seeds**2 / (seeds - 1) + from_images**2 / max(n - 1, 1)
-    return variance, variance**2 / parts if parts else float(seeds - 1)
+    return _Parts(from_seeds, from_images, seeds - 1, max(n - 1, 1))
+
+
+def _half_width(parts: _Parts, alpha: float) -> float:
+    """Half of the interval that misses with a chance of at most alpha: Banerjee 1961, Sankhya A 23, 359-378.
+
+    Each part of the variance times the square of its own t. Pooled degrees of freedom (Satterthwaite) miss far more
+    often with two or three seeds, when these agree by chance.
+    """
+    t_seeds, t_images = stdtrit((parts.seeds, parts.images), alpha / 2)
+    return sqrt(t_seeds**2 * parts.from_seeds + t_images**2 * parts.from_images)
+
+
+def _crossed_p(mean: float, parts: _Parts) -> float:
+    """The alpha at which the interval around the mean just reaches 0, by bisection of its logarithm."""
+    low, high = -60.0, 0.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _half_width(parts, exp(middle)) > abs(mean) else (low, middle)
+    return exp(high)
 
 
 def widest(n: int, level: float = LEVEL) -> float:
@@ -116,15 +140,14 @@ def compare(first: ArrayLike, second: ArrayLike, level: float = LEVEL) -> Differ
     """first, second [S, n] or [S, n, k] bool: S seeds of each on the same n images, k columns whose mean counts.
 
     One seed is about these two networks: p is `p_equal`, the interval a paired bootstrap over images. Several are about
-    the methods, for new seeds and new images: the differences, image by image and seed by seed, have the variance and
-    the degrees of freedom of `over_seeds`, and p and interval are those of t. Raises ValueError.
+    the methods, for new seeds and new images: the mean of the differences, image by image and seed by seed, has the
+    interval of `over_seeds`, and p is where that interval just reaches 0. Raises ValueError.
     """
     differences = _differences(first, second)
     value, p = float(differences.mean()), p_equal(first, second)
     if len(differences) == 1:
         return Difference(value, *_bootstrap(differences[0], level), p)
-    variance, freedom = _crossed(differences)
-    half = float(stdtrit(freedom, (1 + level) / 2)) * sqrt(variance)
+    half = _half_width(_parts(differences), 1 - level)
     return Difference(value, max(-1.0, value - half), min(1.0, value + half), p)
 
 
@@ -133,7 +156,7 @@ def p_equal(first: ArrayLike, second: ArrayLike) -> float:
 
     One seed: each image is as likely to favour either, by as much (the paired permutation test, Fisher 1935, Pitman
     1937, https://doi.org/10.2307/2984124), with its exact distribution; for one column it is `mcnemar`. Several seeds:
-    t, as in `compare`; where nothing varies at all, the exact p of one seed.
+    as in `compare`; where nothing varies at all, the exact p of one seed.
     """
     shape = np.shape(first)
     if shape[0] == 1 and prod(shape[2:]) == 1:
@@ -141,10 +164,10 @@ def p_equal(first: ArrayLike, second: ArrayLike) -> float:
     differences = _differences(first, second)
     if len(differences) == 1:
         return _flips(differences[0])
-    variance, freedom = _crossed(differences)
-    if variance == 0:
+    parts = _parts(differences)
+    if parts.from_seeds + parts.from_images == 0:
         return _flips(differences[0])
-    return min(1.0, 2 * float(stdtr(freedom, -abs(float(differences.mean())) / sqrt(variance))))
+    return _crossed_p(float(differences.mean()), parts)
 
 
 def mcnemar(first: ArrayLike, second: ArrayLike) -> float:

@@ -59,13 +59,22 @@ def test_several_seeds_by_hand():
     # the differences of four images are 1, 0, 0, 0 and 1, 1, 0, 0: means 1/4 and 1/2; of the images 1, 1/2, 0, 0
     first, second = np.array([[1, 0, 0, 0], [1, 1, 0, 0]]), np.zeros((2, 4))
     from_seeds, from_images = (1 / 32) / 2, (11 / 16) / 3 / 4
-    variance = from_seeds + from_images
-    freedom = variance**2 / (from_seeds**2 / 1 + from_images**2 / 3)
-    found = compare(first, second)
-    assert found.value == 0.375
-    assert found.p == pytest.approx(2 * t.sf(0.375 / variance**0.5, freedom))
-    half = t.ppf(0.975, freedom) * variance**0.5
-    assert (found.low, found.high) == pytest.approx((max(-1, 0.375 - half), min(1, 0.375 + half)))
+    found = compare(first, second, level=0.5)
+
+    def half(alpha: float) -> float:
+        return (t(1).isf(alpha / 2) ** 2 * from_seeds + t(3).isf(alpha / 2) ** 2 * from_images) ** 0.5
+
+    assert found.value == 0.375 and half(found.p) == pytest.approx(0.375)
+    assert (found.low, found.high) == pytest.approx((0.375 - half(0.5), 0.375 + half(0.5)))
+
+
+def test_seeds_that_agree_by_chance_do_not_make_a_difference():
+    """Two seeds that differ more than the images can tell: 5 % of 600 pairs, not the 13 % of pooled freedom."""
+    rng, hits = np.random.default_rng(7), 0
+    for _ in range(600):
+        shift = rng.normal(0, 0.02, (2, 2, 1))
+        hits += p_equal(*(rng.random((2, 2, 4000)) < 0.5 + shift)) <= 0.05
+    assert hits <= binom.ppf(0.999, 600, 0.05)
 
 
 def test_seeds_that_disagree_are_no_evidence_and_seeds_that_agree_are():
