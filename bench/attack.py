@@ -16,7 +16,7 @@ from torch import nn
 
 from attacks.contract import Attack, ThreatModel
 from attacks.target import ModelError, Precision
-from bench import data, models, plan, registry, weights
+from bench import adversarial, data, models, plan, registry, weights
 from bench.catalog import Catalog
 from bench.config import UserError, choose
 from bench.data import Dataset, Images
@@ -24,7 +24,7 @@ from bench.device import choose_device, describe
 from bench.evaluate import DISTANCES, Verdicts, check_transfer, craft, evaluate, fingerprint
 from bench.records import EvalRecord, Results, Source, list_runs, provenance, write_eval
 from bench.spec import CLEAN
-from bench.stats import wilson
+from bench.stats import foresight, wilson
 from bench.union import common_threat, evaluate_union
 
 Statistics = tuple[float, ...]
@@ -70,12 +70,13 @@ def attack_model(
     mean: Statistics | None = None,
     std: Statistics | None = None,
     source: str | None = None,
+    keep_adversarial: bool = False,
     say: Callable[[str], None] = print,
 ) -> None:
     """Attack, judge, write the record, say what came out. Raises UserError.
 
     attacks: names of attacks and suites; of several the worst case counts. source: the model that the attack is crafted
-    on, given like `model`; None is `model` itself.
+    on, given like `model`; None is `model` itself. keep_adversarial: the images that fool are kept beside the record.
     """
     folder, where = Results(results), choose_device(device)
     loaded = choose_data(folder, model, dataset, data_dir)
@@ -86,7 +87,8 @@ def attack_model(
         raise UserError("--source goes with one attack; craft them one by one")
     subject = choose_subject(folder, model, arch, loaded, mean, std)
     wanted = choose_images(loaded, images or _images_of(catalog, attacks), indices)
-    job = _Job(folder, loaded, subject, wanted, where, seed, batch_size, gradient_precision)
+    say(foresight(len(wanted)))
+    job = _Job(folder, loaded, subject, wanted, where, seed, batch_size, gradient_precision, keep_adversarial)
     try:
         if len(parts) > 1:
             lines = job.union("+".join(attacks), chosen, say)
@@ -111,6 +113,7 @@ class _Job:
     seed: int
     batch_size: int | None
     precision: Precision
+    keep: bool
 
     @property
     def given(self) -> dict[str, Any]:
@@ -167,9 +170,12 @@ class _Job:
             {"gradient_precision": self.precision},
             source.run_id if source else None,
         )
+        run_id, eval_id = self.subject.run_id, plan.eval_id(name, len(self.images), identity)
+        if self.keep and resolved["attack"] != CLEAN:
+            more["adversarial_sha256"] = adversarial.keep(self.folder, run_id, eval_id, verdicts.table, verdicts.x_adv)
         record = EvalRecord(
-            run_id=self.subject.run_id,
-            eval_id=plan.eval_id(name, len(self.images), identity),
+            run_id=run_id,
+            eval_id=eval_id,
             attack=name,
             settings=resolved["settings"],
             norm="none" if resolved["attack"] == CLEAN else threat.norm,

@@ -94,6 +94,7 @@ EPS = click.option("--eps", callback=number_of, help="Radius, e.g. 8/255 or 0.5 
 NORM = click.option("--norm", help="Linf, L2 or L1.")
 SEED = click.option("--seed", type=int, default=0, show_default=True, help="Seed of the attack's noise.")
 INDICES = click.option("--indices", type=click.Path(path_type=Path), help="File with test image numbers, one a line.")
+KEEP = click.option("--keep-adversarial", is_flag=True, help="Keep the images that fool, beside their record.")
 SEEDS = click.option("--seeds", callback=seeds_of, metavar="0,1,...", help="Training seeds.")
 
 
@@ -105,7 +106,7 @@ def app() -> None:
 
 @app.command()
 @click.argument("table")
-@options(DATASET, ARCH, IMAGES, SEEDS, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION)
+@options(DATASET, ARCH, IMAGES, SEEDS, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, KEEP)
 @click.option("--fast", is_flag=True, help="Leave out the columns that take longest; the title says which.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be trained and attacked.")
 def run(table: str, dry_run: bool, **given: Any) -> int:
@@ -163,24 +164,60 @@ def report(names: tuple[str, ...], style: str, out: Path | None, pictures: bool,
 
 @app.command()
 @click.argument("names", nargs=-1, metavar="[TABLE ...]")
-@click.option("--update", is_flag=True, help="Write today's numbers as the new reference.")
+@click.option("--reference", type=click.Path(path_type=Path), help="This file, not results/reference/TABLE.csv.")
+@click.option("--paper", is_flag=True, help="Only tell how far the paper's numbers lie; exit code 0.")
+@click.option("--update", is_flag=True, help="Write today's numbers as the new reference, and tell what changes.")
+@click.option(
+    "--format",
+    "style",
+    default="text",
+    show_default=True,
+    type=click.Choice(["text", "junit", "json", "github"]),
+)
 @RESULTS
-def check(names: tuple[str, ...], update: bool, results: Path) -> int:
+def check(names: tuple[str, ...], reference: Path | None, paper: bool, update: bool, style: str, results: Path) -> int:
     """Hold tables to their reference numbers; exit code 1 when one moved by more than its tolerance."""
     from bench import check, records, tables
 
-    folder, worst = records.Results(results), 0
-    for plan in _plans(folder, names):
+    folder, outcomes = records.Results(results), []
+    plans = _plans(folder, names)
+    if reference is not None and len(plans) > 1:
+        raise UserError(f"--reference goes with one table, not with {', '.join(plan.name for plan in plans)}")
+    if paper and update:
+        raise UserError("--update writes our own numbers, and --paper holds them to others; give one of them")
+    for plan in plans:
         frame = tables.table(plan, folder)
-        reference = check.reference_path(plan.name)
-        if update:
-            check.write_reference(plan, frame, reference)
-            click.echo(f"wrote {reference}")
+        if paper:
+            outcomes.append(check.check_paper(plan, frame, reference or check.paper_path(plan)))
             continue
-        outcome = check.check(plan, frame, reference)
-        click.echo("\n".join(outcome.lines))
-        worst = max(worst, 0 if outcome.ok else 1)
-    return worst
+        path = reference or check.reference_path(plan.name)
+        if update:
+            check.refuse_incomplete(plan, frame)
+            check.refuse_dirty(plan, folder)
+            click.echo("\n".join(check.changes(plan, frame, path)))
+            click.echo(f"wrote {check.write_reference(plan, frame, path)}")
+        else:
+            outcomes.append(check.check(plan, frame, path))
+    if outcomes:
+        click.echo(check.tell(outcomes, style))
+    return 0 if all(outcome.ok for outcome in outcomes) else 1
+
+
+@app.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option("--format", "style", default="text", show_default=True, type=click.Choice(["text", "json"]))
+@RESULTS
+def diff(first: str, second: str, style: str, results: Path) -> int:
+    """Which images flipped between A and B, and whether it may be chance.
+
+    A and B: two run ids (every attack that both have), two eval records (.parquet files), or two folders of results
+    (every table that both have, cell by cell).
+    """
+    from bench import diff, records
+
+    click.echo(diff.tell(*diff.diff(first, second, records.Results(results)), style))
+    return 0
 
 
 @app.command()
@@ -202,7 +239,7 @@ def train(recipe: str, **given: Any) -> int:
 @app.command()
 @click.argument("model")
 @click.argument("attacks", nargs=-1, required=True, metavar="ATTACK ...")
-@options(DATASET, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION)
+@options(DATASET, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, KEEP)
 @options(EPS, NORM, SEED, INDICES, MEAN, STD)
 @click.option("--source", metavar="MODEL", help="Craft the attack on this model instead, and judge it on MODEL.")
 def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
@@ -236,6 +273,35 @@ def diagnose(model: str, **given: Any) -> int:
     record, lines = diagnose_model(model, **given)
     click.echo("\n".join(lines))
     return 1 if any(finding.verdict == "fail" for finding in record.findings) else 0
+
+
+@app.command()
+@click.argument("name", metavar="RUN|TABLE")
+@click.option(
+    "--images",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="So many images of each record, drawn by --seed.",
+)
+@click.option("--all", "whole", is_flag=True, help="Every image of each record.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the draw.")
+@options(DEVICE, DATA_DIR, RESULTS, RECIPES)
+def verify(name: str, images: int, whole: bool, results: Path, **given: Any) -> int:
+    """Make adversarial images again from their records, judge them in float64; exit code 1 on a mismatch."""
+    from bench import verify
+    from bench.evaluate import AttackError
+    from bench.records import Results
+
+    folder, wrong = Results(results), 0
+    try:
+        for run_id, eval_id in verify.records_of(name, folder):
+            found = verify.verify(folder, run_id, eval_id, images=None if whole else images, **given)
+            click.echo("\n".join(found.lines))
+            wrong += len(found.mismatches)
+    except AttackError as error:
+        return _complain(f"not verified: {error}", code=1)
+    return 1 if wrong else 0
 
 
 @app.command("list")

@@ -65,7 +65,7 @@ class Plan:
     recipes, attacks: full name -> resolved settings. options: those of the evaluation. images: how many
     images of `split`. figure: its picture. teachers: training id -> run id of the frozen network it learns from.
     unions, means: column -> the columns it is made of; it has no cells of its own. published: column -> its name in
-    the reference file.
+    the reference file. baseline: the row that the others are tested against, or "".
     """
 
     table: str
@@ -92,6 +92,7 @@ class Plan:
     published: dict[str, str] = field(default_factory=dict)
     split: Literal["test", "validation"] = "test"
     figure: Figure | None = None
+    baseline: str = ""
 
     def attacked(self, column: str) -> list[str]:
         """The columns with cells that a column is made of, each once: itself, where it has them."""
@@ -235,6 +236,7 @@ def make(
         means={column.label: list(column.mean) for column in spec.columns if column.mean},
         split=spec.split,
         figure=spec.figure,
+        baseline=spec.baseline,
         published={column.label: column.published or column.attack for column in spec.columns},
     )
 

@@ -86,7 +86,7 @@ class RunRecord:
 class EvalHead:
     """One network under one attack, without the images. eps: in image units; clean accuracy has eps 0. source: the
     network that the images were crafted on; None is the network itself. broken_by: for a union of attacks, the ids of
-    the images that each of them broke.
+    the images that each of them broke. adversarial_sha256: of the file with the images that fool, None where none is.
     """
 
     run_id: str
@@ -103,6 +103,7 @@ class EvalHead:
     provenance: Provenance
     source: Source | None = field(default=None, kw_only=True)
     broken_by: dict[str, list[int]] | None = field(default=None, kw_only=True)
+    adversarial_sha256: str | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -198,6 +199,10 @@ class Results:
     def eval(self, run_id: str, eval_id: str) -> Path:
         """The record of one network under one attack."""
         return self.root / "evals" / check_id(run_id) / f"{check_id(eval_id)}.parquet"
+
+    def adversarial(self, run_id: str, eval_id: str) -> Path:
+        """The adversarial images of a record, where they were kept."""
+        return self.eval(run_id, eval_id).with_suffix(".npz")
 
     def error(self, run_id: str, eval_id: str | None) -> Path:
         """Why a cell, or with eval_id None its training, has no number."""

@@ -1,7 +1,8 @@
 """Tables as Markdown, CSV, LaTeX, HTML and terminal text. The only module that rounds and says percent.
 
-A cell reads "83.1 [79.4, 86.3]"; under the table stand n, what the interval is, every attack's budget, which
-networks' training went wrong, and what is missing or failed and why. Needs the records only, never torch.
+A cell reads "83.1 [79.4, 86.3]", with signs behind it where it is above or below the baseline or cannot be told apart
+from the best of its column; under the table stand n, what the interval is, what was tested, every attack's budget,
+which networks' training went wrong, and what is missing or failed and why. Needs the records only, never torch.
 """
 
 from __future__ import annotations
@@ -14,13 +15,18 @@ from typing import Any
 
 import pandas as pd
 
+from bench.compare import COLUMNS as COMPARED
 from bench.config import UserError, choose
 from bench.files import write_text
 from bench.plan import Plan
 from bench.records import Results
+from bench.stats import LEVEL
 from bench.tables import OK
 
 SICK = "(!)"  # behind a number of a network whose training went wrong
+ABOVE, BELOW = "+", "-"  # of a row against the baseline
+TIED = "="  # behind a number that cannot be told apart from the best of its column
+COMPARED_POINTS = ["difference_points", "difference_low_points", "difference_high_points"]
 FINE = 1000  # images from which two decimals mean something: one image is 0.1 points or less
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -82,10 +88,13 @@ def _distance(paper: float, line: dict[Any, Any]) -> dict[str, object]:
     }
 
 
-def _wide(plan: Plan, frame: pd.DataFrame, escape: Callable[[str], str] = str) -> pd.DataFrame:
-    """Rows and columns as in the plan, cells as text."""
-    cells = {(line["row"], line["column"]): _cell(line) for line in frame.to_dict("records")}
-    content = [[escape(cells[row, column]) for column in plan.columns] for row in plan.rows]
+def _wide(plan: Plan, frame: pd.DataFrame, escape: Callable[[str], str] = str, bold: str = "{}") -> pd.DataFrame:
+    """Rows and columns as in the plan, cells as text. bold: how the format writes bold text."""
+    cells = {}
+    for line in frame.to_dict("records"):
+        look = bold if line["best"] else "{}"
+        cells[line["row"], line["column"]] = look.replace("{}", escape(_cell(line)))
+    content = [[cells[row, column] for column in plan.columns] for row in plan.rows]
     index = pd.Index([escape(row) for row in plan.rows], name=escape("Network"))
     wide = pd.DataFrame(content, index=index, columns=[escape(column) for column in plan.columns])
     trusted = _trusted(frame)
@@ -101,13 +110,18 @@ def _trusted(frame: pd.DataFrame) -> dict[str, str | None]:
 
 
 def _cell(line: dict[Any, Any]) -> str:
-    """ "83.1 [79.4, 86.3]", with "sd 0.5" over several seeds and SICK where it is so, or the state in a word."""
+    """ "83.1 [79.4, 86.3]", with "sd 0.5" over several seeds and the signs where it is so, or the state in a word."""
     if line["state"] != OK:
         return str(line["state"])
     n = int(line["n"])
     value, low, high = (percent(line[name], n) for name in ("accuracy", "low", "high"))
     spread = f" sd {percent(line['seed_spread'], n)}" if line["seeds"] > 1 else ""
-    return f"{value} [{low}, {high}]{spread}" + (f" {SICK}" if line["health"] else "")
+    signs = [SICK] if line["health"] else []
+    if line["p_baseline"] <= 1 - LEVEL:
+        signs.append(ABOVE if line["difference"] > 0 else BELOW)
+    if line["best"] and not pd.isna(line["p_best"]):
+        signs.append(TIED)
+    return " ".join([f"{value} [{low}, {high}]{spread}", *signs])
 
 
 def _notes(plan: Plan, frame: pd.DataFrame) -> list[str]:
@@ -121,6 +135,7 @@ def _notes(plan: Plan, frame: pd.DataFrame) -> list[str]:
         f"Architecture {plan.arch}; seed{'s' if many else ''} {seeds}; recipes {', '.join(_recipes(plan))}.",
         "Attacks: " + "; ".join(f"{column}: {plan.budgets[column]}" for column in plan.columns) + ".",
         f"Source: {plan.source}.",
+        *_tested(plan, frame),
     ]
     if plan.note:
         notes.append(f"Note: {plan.note}")
@@ -131,6 +146,28 @@ def _notes(plan: Plan, frame: pd.DataFrame) -> list[str]:
         notes.append(f"Trust, by `bench diagnose` (checks for gradient masking): {'; '.join(said)}.")
     failed = frame[frame["state"] != OK]
     return notes + [f"{line['state'].capitalize()}: {line['error']}." for line in failed.to_dict("records")]
+
+
+def _tested(plan: Plan, frame: pd.DataFrame) -> list[str]:
+    """What the signs of comparisons mean, where any were made."""
+    test = "t over seeds and images on paired differences" if len(plan.seeds) > 1 else "exact McNemar"
+    if len(plan.seeds) == 1 and plan.means:
+        test += " (for means of columns the paired permutation test)"
+    about = "" if len(plan.seeds) > 1 else "; with one seed it is about these networks, not about their methods"
+    notes = []
+    if against := int(frame["p_baseline"].notna().sum()):
+        notes.append(
+            f"With {ABOVE} above, with {BELOW} below {plan.baseline} on the same images: {test}, "
+            f"adjusted p at most {1 - LEVEL:.2g} (Holm over {against} comparisons){about}."
+        )
+    ranked = frame[frame["best"].notna()]
+    if len(ranked):
+        pairs = int(sum(n * (n - 1) // 2 for n in ranked.groupby("column").size()))
+        notes.append(
+            f"With {TIED} it cannot be told apart from the best of its column (both in bold, where there is bold): "
+            f"{test}, adjusted p above {1 - LEVEL:.2g} (Holm over all {pairs} pairs of rows){about}."
+        )
+    return notes
 
 
 def _broken_by(column: str, frame: pd.DataFrame) -> str:
@@ -159,7 +196,7 @@ def _markdown(plan: Plan, frame: pd.DataFrame) -> str:
     def escape(text: str) -> str:
         return re.sub(r"([\\|*<`])", r"\\\1", text)
 
-    wide = _wide(plan, frame, escape)
+    wide = _wide(plan, frame, escape, "**{}**")
     body = wide.to_markdown(disable_numparse=True, colalign=["left"] + ["right"] * len(wide.columns))
     notes = "\n".join(f"- {escape(note)}" for note in _notes(plan, frame))
     return f"### {escape(plan.title)}\n\n{body}\n\n{notes}"
@@ -175,9 +212,12 @@ def _text(plan: Plan, frame: pd.DataFrame) -> str:
 def _csv(plan: Plan, frame: pd.DataFrame) -> str:
     shares = ("accuracy", "low", "high", "seed_spread")
     tidy = frame.assign(**{f"{name}_percent": 100 * frame[name] for name in shares})
+    tidy = tidy.rename(columns=dict(zip(COMPARED[:3], COMPARED_POINTS, strict=True)))
+    tidy[COMPARED_POINTS] *= 100
+    tidy[["p_baseline", "p_best"]] = tidy[["p_baseline", "p_best"]].map("{:.3g}".format).replace("nan", "")
     tidy["health"] = ["; ".join(f"{run_id}: {words}" for run_id, words in sick.items()) for sick in frame["health"]]
     columns = ["table", "row", "column", "n", "seeds", *(f"{name}_percent" for name in shares)]
-    columns += ["state", "error", "run_ids", "health", "trust"]
+    columns += ["state", "error", "run_ids", "health", "trust", *COMPARED_POINTS, "p_baseline", "p_best", "best"]
     # four decimals: far below one image, and no digits that only floating point knows
     text: str = tidy[columns].to_csv(index=False, float_format="%.4f")
     return text
@@ -189,7 +229,7 @@ def _latex(plan: Plan, frame: pd.DataFrame) -> str:
     def escape(text: str) -> str:
         return "".join(_LATEX.get(sign, sign) for sign in text)
 
-    wide = _wide(plan, frame, escape)
+    wide = _wide(plan, frame, escape, r"\textbf{{}}")
     body: str = wide.rename_axis(None).to_latex(
         escape=False,  # done, for the notes in the same way
         column_format="l" + "r" * len(wide.columns),
@@ -202,7 +242,8 @@ def _latex(plan: Plan, frame: pd.DataFrame) -> str:
 
 def _html(plan: Plan, frame: pd.DataFrame) -> str:
     """A figure element, to stand in a page of one's own."""
-    body = _wide(plan, frame).rename_axis(None).to_html(escape=True, border=0)
+    wide = _wide(plan, frame, html.escape, "<b>{}</b>").rename_axis(None)
+    body = wide.to_html(escape=False, border=0)  # done, cell by cell
     notes = "\n".join(f"<li>{html.escape(note)}</li>" for note in _notes(plan, frame))
     caption = f"<figcaption>{html.escape(plan.title)}</figcaption>"
     return f"<figure>\n{caption}\n{body}\n<ul>\n{notes}\n</ul>\n</figure>"

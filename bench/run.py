@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from attacks.target import Precision
-from bench import data, models, plan, registry, tables
+from bench import adversarial, data, models, plan, registry, tables
 from bench.catalog import Catalog
 from bench.config import UserError
 from bench.device import choose_device, describe
@@ -37,6 +37,7 @@ from bench.records import (
     write_eval,
 )
 from bench.spec import TableSpec
+from bench.stats import foresight
 from bench.train import Training
 
 CRAFTED_KEPT = 8  # sets of images that wait for their next network, in main memory
@@ -58,6 +59,7 @@ class Options:
     batch_size: int | None = None
     gradient_precision: Precision = "float32"
     fast: bool = False
+    keep_adversarial: bool = False
 
 
 @dataclass
@@ -109,6 +111,7 @@ class TableRun:
     def describe(self) -> list[str]:
         """What there is to do, cell by cell, without doing it."""
         lines = [f"{self.plan.title}; {self.dataset.source}; {self.plan.images} {self.plan.split} images"]
+        lines.append(foresight(self.plan.images))
         cells, pace = self._survey()
         trained = [f"  train   {one}" for one in self._to_train(self.plan.cells)]
         attacked = [f"  attack  {run_id}  {eval_id}" for run_id, eval_id in cells]
@@ -121,6 +124,7 @@ class TableRun:
         summary, (wanted, pace) = Summary(), self._survey()
         with Progress() as progress:
             progress.say(f"{self.plan.name}: {self.dataset.source}; {self.plan.images} {self.plan.split} images")
+            progress.say(foresight(self.plan.images))
             tried: set[str] = set()
             for training_id, cells in self._attacks().items():
                 if any((cell.run_id, cell.eval_id) in wanted for cell in cells):
@@ -158,11 +162,18 @@ class TableRun:
         cells = [cell for group in self._attacks().values() for cell in group]
         found = [tables.find(self.plan, cell, self.results) for cell in cells]
         trainings = [training.recipe.name for training in self._to_train(self.plan.cells).values()]
-        wanted = {(c.run_id, c.eval_id): c for c, one in zip(cells, found, strict=True) if one.state != tables.OK}
+        wanted = {(c.run_id, c.eval_id): c for c, one in zip(cells, found, strict=True) if self._lacking(c, one.record)}
         made = {cell.training_id: cell for cell in cells if self.results.run(cell.run_id).exists()}
         took = [(cell.recipe, read_run(self.results, cell.run_id).cost.seconds) for cell in made.values()]
         took += [(c.attack, one.record.cost.seconds) for c, one in zip(cells, found, strict=True) if one.record]
         return wanted, Pace([*trainings, *(cell.attack for cell in wanted.values())], took)
+
+    def _lacking(self, cell: Cell, record: EvalRecord | None) -> bool:
+        """Whether a cell has no record, or one without the adversarial images that are to be kept."""
+        if record is None:
+            return True
+        attacked = self.attacks[cell.column_attack][0] is not None
+        return self.options.keep_adversarial and attacked and record.adversarial_sha256 is None
 
     def _attacks(self) -> dict[str, list[Cell]]:
         """The plan's cells by the training that makes their networks, one for each record."""
@@ -219,6 +230,9 @@ class TableRun:
 
     def _record(self, cell: Cell, verdicts: Verdicts, weights_sha256: str, source: Source | None) -> EvalRecord:
         attack, resolved = self.attacks[cell.column_attack]
+        kept = None
+        if self.options.keep_adversarial and attack is not None:
+            kept = adversarial.keep(self.results, cell.run_id, cell.eval_id, verdicts.table, verdicts.x_adv)
         return EvalRecord(
             run_id=cell.run_id,
             eval_id=cell.eval_id,
@@ -234,6 +248,7 @@ class TableRun:
             provenance=provenance(describe(self.device), torch.get_num_threads()),
             images=verdicts.table,
             source=source,
+            adversarial_sha256=kept,
         )
 
     def _check_columns(self, spec: TableSpec) -> None:

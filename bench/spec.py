@@ -131,7 +131,8 @@ class Setting:
 @dataclass(frozen=True)
 class TableSpec:
     """What a table holds: names only. reference: file and table number of the published values, or "". split: the
-    images it is measured on; "validation" is for tables that something is chosen by. figure: its picture.
+    images it is measured on; "validation" is for tables that something is chosen by. figure: its picture. baseline:
+    label of the row that the others are tested against, or "".
     """
 
     title: str
@@ -142,6 +143,7 @@ class TableSpec:
     settings: list[Setting]
     split: Literal["test", "validation"] = "test"
     figure: Figure | None = None
+    baseline: str = ""
 
     def __post_init__(self) -> None:
         for what, items in (("row", self.rows), ("column", self.columns)):
@@ -150,6 +152,8 @@ class TableSpec:
                 raise ValueError(f"a table needs {what}s, each with a label of its own")
         if not self.settings or not all(s.seeds for s in self.settings):
             raise ValueError("a table needs at least one setting, and each setting a seed")
+        if self.baseline and self.baseline not in [row.label for row in self.rows]:
+            raise ValueError(f"the baseline is {self.baseline!r}, which is no row of the table")
         self._check_figure()
         before: set[str] = set()
         for column in self.columns:

@@ -1,19 +1,20 @@
-"""Shares with their uncertainty: over images, over seeds and both, and a paired test.
+"""Shares with their uncertainty: over images, over seeds and both; paired tests, and their correction for many.
 
-scipy.special holds the quantiles; scipy.stats has ready-made intervals too, but takes most of a second to
-load, and a report has two in all.
+scipy.special holds the distributions; scipy.stats has ready-made tests too, but takes most of a second to
+load, and a report needs a few lines of it. docs/statistics.md measures how often intervals and tests are right.
 """
 
 from __future__ import annotations
 
-from math import sqrt
+from math import exp, prod, sqrt
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri, stdtrit
+from scipy.special import bdtr, ndtri, stdtrit
 
 LEVEL = 0.95
+RESAMPLES = 2000  # of a bootstrap: the ends of an interval then move by a few hundredths of its width
 
 
 class Share(NamedTuple):
@@ -23,6 +24,15 @@ class Share(NamedTuple):
     value: float
     low: float
     high: float
+
+
+class Difference(NamedTuple):
+    """Of two networks or methods on the same images: first - second in [-1, 1], and the p of "equally robust"."""
+
+    value: float
+    low: float
+    high: float
+    p: float
 
 
 def wilson(successes: float, n: float, level: float = LEVEL) -> tuple[float, float]:
@@ -60,9 +70,8 @@ def over_seeds(robust: ArrayLike, level: float = LEVEL) -> tuple[Share, float | 
     The spread is the sample standard deviation (S - 1) of the S shares. The interval is for new seeds and
     new images. Variance of the mean = spread^2 / S + (variance over images of the mean over seeds) / n, the
     two-way crossed random effects model, see Owen 2007, https://doi.org/10.1214/07-AOAS122; the part of a
-    seed with an image is counted twice, so on average it is a little too large. Its t has the degrees of
-    freedom of Satterthwaite 1946, https://doi.org/10.2307/3002019. The interval is widened to the Wilson
-    interval of the mean, which stays honest near 0 and 1.
+    seed with an image is counted twice, so on average it is a little too large. Each part has a t of its own, see
+    `_half_width`. The interval is widened to the Wilson interval of the mean, which stays honest near 0 and 1.
     """
     flags: NDArray[np.bool_] = np.atleast_2d(np.asarray(robust, dtype=bool))
     flags = flags.reshape(*flags.shape[:2], -1)
@@ -72,14 +81,93 @@ def over_seeds(robust: ArrayLike, level: float = LEVEL) -> tuple[Share, float | 
     if seeds == 1:
         return Share(n, float(shares[0]), low, high), None
     spread = float(shares.std(ddof=1))
-    from_seeds = spread**2 / seeds
-    from_images = float(flags.mean((0, 2)).var(ddof=1)) / n if n > 1 else 0.0
-    variance = from_seeds + from_images
-    if variance > 0:
-        freedom = variance**2 / (from_seeds**2 / (seeds - 1) + from_images**2 / max(n - 1, 1))
-        half = float(stdtrit(freedom, (1 + level) / 2)) * sqrt(variance)
+    half = _half_width(_parts(flags.mean(2)), 1 - level)
+    if half > 0:
         low, high = min(low, max(0.0, shares.mean() - half)), max(high, min(1.0, shares.mean() + half))
     return Share(n, float(shares.mean()), float(low), float(high)), spread
+
+
+class _Parts(NamedTuple):
+    """Variance of a mean over seeds and images, in two parts, and the degrees of freedom of each."""
+
+    from_seeds: float
+    from_images: float
+    seeds: int
+    images: int
+
+
+def _parts(values: NDArray[np.float64]) -> _Parts:
+    """values [S, n], S >= 2 seeds on n images; see `over_seeds`."""
+    seeds, n = values.shape
+    from_seeds = float(values.mean(1).var(ddof=1)) / seeds
+    from_images = float(values.mean(0).var(ddof=1)) / n if n > 1 else 0.0
+    return _Parts(from_seeds, from_images, seeds - 1, max(n - 1, 1))
+
+
+def _half_width(parts: _Parts, alpha: float) -> float:
+    """Half of the interval that misses with a chance of at most alpha: Banerjee 1961, Sankhya A 23, 359-378.
+
+    Each part of the variance times the square of its own t. Pooled degrees of freedom (Satterthwaite) miss far more
+    often with two or three seeds, when these agree by chance.
+    """
+    t_seeds, t_images = stdtrit((parts.seeds, parts.images), alpha / 2)
+    return sqrt(t_seeds**2 * parts.from_seeds + t_images**2 * parts.from_images)
+
+
+def _crossed_p(mean: float, parts: _Parts) -> float:
+    """The alpha at which the interval around the mean just reaches 0, by bisection of its logarithm."""
+    low, high = -60.0, 0.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _half_width(parts, exp(middle)) > abs(mean) else (low, middle)
+    return exp(high)
+
+
+def widest(n: int, level: float = LEVEL) -> float:
+    """Width of the widest Wilson interval that n images can give: at a share of one half."""
+    low, high = wilson(n / 2, n, level)
+    return high - low
+
+
+def foresight(n: int) -> str:
+    """What can be said of n images before any is attacked."""
+    return (
+        f"n = {n} images: a {100 * LEVEL:.0f} % interval over images will be at most {100 * widest(n):.1f} points wide"
+    )
+
+
+def compare(first: ArrayLike, second: ArrayLike, level: float = LEVEL) -> Difference:
+    """first, second [S, n] or [S, n, k] bool: S seeds of each on the same n images, k columns whose mean counts.
+
+    One seed is about these two networks: p is `p_equal`, the interval a paired bootstrap over images. Several are about
+    the methods, for new seeds and new images: the mean of the differences, image by image and seed by seed, has the
+    interval of `over_seeds`, and p is where that interval just reaches 0. Raises ValueError.
+    """
+    differences = _differences(first, second)
+    value, p = float(differences.mean()), p_equal(first, second)
+    if len(differences) == 1:
+        return Difference(value, *_bootstrap(differences[0], level), p)
+    half = _half_width(_parts(differences), 1 - level)
+    return Difference(value, max(-1.0, value - half), min(1.0, value + half), p)
+
+
+def p_equal(first: ArrayLike, second: ArrayLike) -> float:
+    """Two-sided p of "equally robust"; arguments as in `compare`.
+
+    One seed: each image is as likely to favour either, by as much (the paired permutation test, Fisher 1935, Pitman
+    1937, https://doi.org/10.2307/2984124), with its exact distribution; for one column it is `mcnemar`. Several seeds:
+    as in `compare`; where nothing varies at all, the exact p of one seed.
+    """
+    shape = np.shape(first)
+    if shape[0] == 1 and prod(shape[2:]) == 1:
+        return mcnemar(np.reshape(first, shape[1]), np.reshape(second, np.shape(second)[1]))
+    differences = _differences(first, second)
+    if len(differences) == 1:
+        return _flips(differences[0])
+    parts = _parts(differences)
+    if parts.from_seeds + parts.from_images == 0:
+        return _flips(differences[0])
+    return _crossed_p(float(differences.mean()), parts)
 
 
 def mcnemar(first: ArrayLike, second: ArrayLike) -> float:
@@ -88,13 +176,78 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> float:
     McNemar 1947, https://doi.org/10.1007/BF02295996: of the images on which they differ, either is as
     likely to be right. Raises ValueError when the lengths differ.
     """
-    from scipy.stats import (
-        binomtest,  # here, because it takes most of a second to load and tables do not need it
-    )
-
     a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     if a.shape != b.shape:
         raise ValueError(f"not the same images: {a.shape} and {b.shape}")
-    only_first, only_second = int((a & ~b).sum()), int((~a & b).sum())
-    differ = only_first + only_second
-    return 1.0 if differ == 0 else float(binomtest(only_first, differ, 0.5).pvalue)
+    return _sign_test(int((a & ~b).sum()), int((~a & b).sum()))
+
+
+def holm(p: ArrayLike) -> NDArray[np.float64]:
+    """p [m] of m tests -> p adjusted for all of them, Holm 1979, https://www.jstor.org/stable/4615733.
+
+    If those below a level are rejected, then the chance of one false rejection or more is at most that level, whatever
+    the tests have to do with each other.
+    """
+    raw = np.asarray(p, dtype=float)
+    order = raw.argsort(kind="stable")
+    steps = raw[order] * np.arange(len(raw), 0, -1)
+    adjusted = np.empty_like(raw)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(steps))
+    return adjusted
+
+
+def _differences(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
+    """[S, n] float in [-1, 1]: by how much an image favours the first, on the mean of its columns."""
+    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    if a.shape != b.shape or a.ndim not in (2, 3):
+        raise ValueError(f"not the same images: {a.shape} and {b.shape}")
+    return (a.astype(float) - b).reshape(*a.shape[:2], -1).mean(2)
+
+
+def _flips(differences: NDArray[np.float64]) -> float:
+    """differences [n] -> exact p of a sum at least as far from 0, if each had either sign with probability 1/2.
+
+    Few sizes occur (with k columns the multiples of 1/k), so the sum is one of shifted binomials, on a grid of 1/k.
+    """
+    sizes, counts = np.unique(np.abs(differences[differences != 0]).round(9), return_counts=True)
+    if len(sizes) < 2:
+        return _sign_test(int((differences > 0).sum()), int((differences < 0).sum()))
+    steps = np.rint(sizes / _grid(sizes)).astype(int)
+    chance = np.ones(1)  # of each multiple of the grid, from the lowest sum on, in twos: a flip moves it by 2 sizes
+    for step, n in zip(steps, counts, strict=True):
+        lower = np.diff(bdtr(np.arange(n // 2 + 1), n, 0.5), prepend=0.0)  # the upper half would cancel out
+        binomial = np.concatenate([lower, lower[::-1][(n + 1) % 2 :]])
+        spread = np.zeros(step * n + 1)
+        spread[::step] = binomial
+        chance = np.convolve(chance, spread)
+    place = round((float((differences / _grid(sizes)).sum()) + float((steps * counts).sum())) / 2)
+    tail = min(place, len(chance) - 1 - place)
+    return min(1.0, 2 * float(chance[: tail + 1].sum()))
+
+
+def _sign_test(wins: int, losses: int) -> float:
+    """Exact two-sided p of wins and losses that are equally likely."""
+    return min(1.0, 2 * float(bdtr(min(wins, losses), wins + losses, 0.5)))
+
+
+def _grid(sizes: NDArray[np.float64]) -> float:
+    """The largest 1/k that all sizes are multiples of. k: the columns of a mean, at most a few."""
+    for k in range(1, 1001):
+        if np.allclose(sizes * k, np.rint(sizes * k), atol=1e-6):
+            return 1 / k
+    raise ValueError("differences that are no means of up to 1000 columns")
+
+
+def _bootstrap(differences: NDArray[np.float64], level: float) -> tuple[float, float]:
+    """differences [n] -> percentile interval (low, high) of their mean, over images drawn anew with replacement.
+
+    Efron 1979, https://doi.org/10.1214/aos/1176344552. The images are joined by one that agrees and by half a one that
+    favours each side (Agresti & Min 2005, https://doi.org/10.1002/sim.1781), so that images that all agree are not
+    taken for certainty. Few values occur, so the resampled images are counted, not drawn; the seed is fixed.
+    """
+    values, counts = np.unique(np.concatenate([differences, [-1.0, 0.0, 1.0]]).round(9), return_counts=True)
+    weights = counts - np.isin(values, (-1.0, 1.0)) * 0.5
+    n = len(differences)
+    drawn = np.random.default_rng(0).multinomial(n, weights / weights.sum(), size=RESAMPLES)
+    low, high = np.quantile(drawn @ values / n, ((1 - level) / 2, (1 + level) / 2))
+    return float(min(low, differences.mean())), float(max(high, differences.mean()))

@@ -2,18 +2,21 @@
 no number.
 
 Per-image verdicts are joined late: only records of the plan's own images and of the registered weights
-count. Unions and means of columns are made here, image by image; they have no records of their own.
+count. Unions and means of columns are made here, image by image; they have no records of their own. Rows are then
+compared with each other, see `bench.compare`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from bench.compare import COLUMNS as COMPARED
+from bench.compare import Robust, between_rows
 from bench.config import UserError
 from bench.plan import Cell, Plan, radius
 from bench.records import (
@@ -32,7 +35,7 @@ from bench.stats import over_seeds
 
 COLUMNS = [
     "table", "row", "column", "seeds", "n", "accuracy", "low", "high", "seed_spread",
-    "state", "error", "run_ids", "broken_by", "health", "trust",
+    "state", "error", "run_ids", "broken_by", "health", "trust", *COMPARED,
 ]  # fmt: skip
 TRUST = ("ok", UNKNOWN := "not diagnosed", "doubtful", "masked")  # the worst last
 OK, MISSING, STALE, ERROR = WORST = ("ok", "missing", "stale", "error")
@@ -63,9 +66,10 @@ def table(plan: Plan, results: Results) -> pd.DataFrame:
 
     state: "ok", or "missing", "error", "stale", and then there are no numbers and `error` says why. broken_by: for
     a union a list of Broken. health: run id -> what is wrong with a network behind the number, {} if nothing is.
-    trust: that of the row, see `trust`. Raises UserError for a broken record.
+    trust: that of the row, see `trust`. The last columns are of `compare.between_rows`, NaN or None where there is
+    nothing to compare. Raises UserError for a broken record.
     """
-    lines = []
+    lines, cells = [], {}
     for row in plan.rows:  # one at a time: a table's records may not fit into memory together
         found: dict[str, list[Found]] = {}
         for cell in plan.cells:
@@ -73,11 +77,17 @@ def table(plan: Plan, results: Results) -> pd.DataFrame:
                 found.setdefault(cell.column, []).append(find(plan, cell, results))
         told = {"trust": trust(plan, row, results)}
         for column in plan.columns:
-            lines.append(_line(plan, row, column, {one: found[one] for one in plan.attacked(column)}) | told)
+            line, robust = _line(plan, row, column, {one: found[one] for one in plan.attacked(column)})
+            lines.append(line | told)
+            if robust is not None:
+                cells[row, column] = robust
+    _check_images(cells)
+    compared = between_rows(plan.rows, plan.columns, cells, plan.baseline)
+    lines = [line | compared.get((line["row"], line["column"]), {}) for line in lines]
     frame = pd.DataFrame(lines, columns=COLUMNS)
-    shares = dict.fromkeys(("accuracy", "low", "high", "seed_spread"), "float64")
-    frame = frame.astype({"seeds": "int64", "n": "Int64"} | shares)
-    for name in ("error", "broken_by", "health", "trust"):
+    numbers = dict.fromkeys(("accuracy", "low", "high", "seed_spread", *COMPARED[:-1]), "float64")
+    frame = frame.astype({"seeds": "int64", "n": "Int64"} | numbers)
+    for name in ("error", "broken_by", "health", "trust", "best"):
         frame[name] = pd.Series([line.get(name) for line in lines], dtype=object)  # None stays None
     return frame
 
@@ -172,13 +182,22 @@ def _stale(plan: Plan, cell: Cell, record: EvalRecord, runs: Mapping[str, RunRec
     return None
 
 
-def _line(plan: Plan, row: str, column: str, found: Mapping[str, Sequence[Found]]) -> dict[str, object]:
-    """One cell over its seeds. found: for each attacked column that it is made of, one Found per seed.
+def _check_images(cells: Mapping[tuple[str, str], Robust]) -> None:
+    """Raises UserError when two cells are not of the same images: then they cannot be compared."""
+    for (row, column), robust in cells.items():
+        if not np.array_equal(robust.images, next(iter(cells.values())).images):
+            raise UserError(f"{row} / {column} is of other images than the cells before it; run the table again")
+
+
+def _line(
+    plan: Plan, row: str, column: str, found: Mapping[str, Sequence[Found]]
+) -> tuple[dict[str, Any], Robust | None]:
+    """One cell over its seeds, and its verdicts. found: for each attacked column that it is made of, one per seed.
 
     Numbers only when every seed has its records: a mean of some seeds is another number.
     """
     every = [one for seeds in found.values() for one in seeds]
-    line: dict[str, object] = {
+    line: dict[str, Any] = {
         "table": plan.name,
         "row": row,
         "column": column,
@@ -192,16 +211,17 @@ def _line(plan: Plan, row: str, column: str, found: Mapping[str, Sequence[Found]
         if column not in found:  # the reasons stand with the columns it is made of
             without = [name for name, seeds in found.items() if any(one.state != OK for one in seeds)]
             line["error"] = f"{row} / {column}: no number for {', '.join(without)}"
-        return line
-    value, spread = over_seeds(_verdicts(plan, plan.means.get(column, [column]), found))
+        return line, None
+    verdicts = _verdicts(plan, plan.means.get(column, [column]), found)
+    value, spread = over_seeds(verdicts.robust)
     line |= {"n": value.n, "accuracy": value.value, "low": value.low, "high": value.high, "seed_spread": spread}
     if column in plan.unions:
         line["broken_by"] = _broken_by(plan, plan.unions[column], found)
-    return line
+    return line, verdicts
 
 
-def _verdicts(plan: Plan, columns: Sequence[str], found: Mapping[str, Sequence[Found]]) -> np.ndarray:
-    """[seeds, images, columns] bool, in the same order of images everywhere. Raises UserError when the ids differ."""
+def _verdicts(plan: Plan, columns: Sequence[str], found: Mapping[str, Sequence[Found]]) -> Robust:
+    """In the same order of images for every seed and column. Raises UserError when the ids differ."""
     verdicts = []
     for seed in range(len(plan.seeds)):
         for column in columns:
@@ -211,13 +231,14 @@ def _verdicts(plan: Plan, columns: Sequence[str], found: Mapping[str, Sequence[F
     if len(joined) != len(verdicts[0]) or joined.isna().any(axis=None):
         names = ", ".join(dict.fromkeys(one.run_id for seeds in found.values() for one in seeds))
         raise UserError(f"seeds of one cell on different images: {names}")
-    return joined.to_numpy(dtype=bool).reshape(len(joined), len(plan.seeds), len(columns)).swapaxes(0, 1)
+    robust = joined.to_numpy(dtype=bool).reshape(len(joined), len(plan.seeds), len(columns)).swapaxes(0, 1)
+    return Robust(joined.index.to_numpy(), robust)
 
 
 def _broken_by(plan: Plan, parts: Sequence[str], found: Mapping[str, Sequence[Found]]) -> list[Broken]:
     """Which part of a union broke the images that are right without an attack."""
     records = [one.record.images.sort_values("image") for one in next(iter(found.values())) if one.record is not None]
     right = np.stack([(images["clean_prediction"] == images["label"]).to_numpy() for images in records])
-    broken = right[..., None] & ~_verdicts(plan, parts, found)
+    broken = right[..., None] & ~_verdicts(plan, parts, found).robust
     first, only = broken & (broken.cumsum(-1) == 1), broken & (broken.sum(-1, keepdims=True) == 1)
     return [Broken(part, int(first[..., k].sum()), int(only[..., k].sum())) for k, part in enumerate(parts)]

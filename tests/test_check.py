@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
 import scipy.stats
-from hand_made import fill, plan_2x2
+from hand_made import MADE_BY, fill, plan_2x2, run_record
 
-from bench.check import check, reference_path, write_reference
+from bench.check import Checked, CheckResult, check, check_paper, reference_path, tell, write_reference
+from bench.cli import main
 from bench.config import UserError
-from bench.plan import Plan
-from bench.records import Results
+from bench.plan import Plan, write_plan
+from bench.records import Results, write_run
 from bench.tables import table
 
 ALL = {("AT", "Clean"): [1] * 400, ("AT", "C&W"): [1] * 200 + [0] * 200}
@@ -114,3 +118,132 @@ def test_no_or_a_broken_reference_is_a_sentence(frame: pd.DataFrame, reference: 
 
 def test_the_reference_lies_beside_the_papers():
     assert reference_path("table2-digits").as_posix() == "results/reference/table2-digits.csv"
+
+
+PUBLISHED = "paper,table,page,dataset,arch,method,column,accuracy_percent\np,2,7,dots,cnn,AT,cw,{}\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with the results of PLAN, their reference and the paper's table."""
+    monkeypatch.chdir(tmp_path)
+    write_plan(Results(Path("results")), PLAN)
+    write_reference(PLAN, frame, reference_path(PLAN.name))
+    (Path("results") / "reference" / "mat.csv").write_text(PUBLISHED.format(52.0))
+    return tmp_path
+
+
+def lowered(path: Path, points: float) -> Path:
+    """The reference with every number lower by so much."""
+    known = pd.read_csv(path)
+    known.assign(accuracy_percent=known["accuracy_percent"] - points).to_csv(path, index=False)
+    return path
+
+
+def bench(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_another_reference_file_decides(folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert bench(capsys, "check", "tiny")[0] == 0
+    other = folder / "other.csv"
+    other.write_text(reference_path(PLAN.name).read_text())
+    code, out, _ = bench(capsys, "check", "tiny", "--reference", lowered(other, 10))
+    assert code == 1 and "other.csv" in out and "4 failed" in out and "+10.00 points" in out
+    write_plan(Results(Path("results")), replace(PLAN, name="tiny-more"))
+    code, _, err = bench(capsys, "check", "--reference", other)
+    assert code == 2 and "goes with one table" in err
+
+
+def test_the_papers_numbers_are_told_and_fail_nothing(folder: Path, capsys: pytest.CaptureFixture[str]):
+    code, out, _ = bench(capsys, "check", "tiny", "--paper")
+    assert code == 0 and "AT / C&W: the paper says 52.00 %, we get 50.00 [45.12, 54.88], -2.00 points: inside" in out
+    assert "1 of 1 published numbers inside our intervals" in out
+    far = folder / "far.csv"
+    far.write_text(PUBLISHED.format(90.0))
+    code, out, _ = bench(capsys, "check", "tiny", "--paper", "--reference", far)
+    assert code == 0 and "-40.00 points: outside our interval" in out and "0 of 1" in out
+    far.write_text(PUBLISHED.format(90.0).replace("cnn", "big"))
+    assert "nothing published for dots with cnn" in bench(capsys, "check", "tiny", "--paper", "--reference", far)[1]
+    write_plan(Results(Path("results")), replace(PLAN, reference=""))
+    code, _, err = bench(capsys, "check", "tiny", "--paper")
+    assert code == 2 and "has no published numbers" in err
+    assert bench(capsys, "check", "tiny", "--paper", "--update")[0] == 2
+
+
+def test_an_update_tells_what_changes(folder: Path, capsys: pytest.CaptureFixture[str]):
+    path = reference_path(PLAN.name)
+    lines = lowered(path, 10).read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]) + lines[-1].replace("MAT_h2,C&W", "Gone,C&W"))
+    code, out, _ = bench(capsys, "check", "tiny", "--update")
+    assert code == 0
+    assert "! AT / C&W: 40.00 % of 400 -> 50.00 % of 400 images" in out
+    assert "+ MAT_h2 / C&W: 60.00 %" in out and "- Gone / C&W: 50.00 %" in out and "5 of 5 cells change" in out
+    assert bench(capsys, "check", "tiny")[0] == 0
+    assert "0 of 4 cells change" in bench(capsys, "check", "tiny", "--update")[1]
+
+
+def test_an_update_from_uncommitted_code_or_with_holes_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]):
+    results, path = Results(Path("results")), lowered(reference_path(PLAN.name), 10)
+    before, run_id = path.read_text(), PLAN.cells[0].run_id
+    write_run(results, replace(run_record(run_id), provenance=replace(MADE_BY, git_dirty=True)))
+    code, _, err = bench(capsys, "check", "tiny", "--update")
+    assert code == 2 and "1 of 6 records were made with uncommitted changes" in err and run_id in err
+    write_run(results, run_record(run_id))
+    results.eval(run_id, PLAN.cells[0].eval_id).unlink()
+    code, _, err = bench(capsys, "check", "tiny", "--update")
+    assert code == 2 and "1 cells without a number" in err and path.read_text() == before
+
+
+OUTCOMES = [
+    CheckResult(
+        "t", "r.csv", [Checked("A & <B>", "C,w", False, "50 % moved\nto \x1b[0m<&>"), Checked("A", "x", True)], "s"
+    ),
+    CheckResult("u", "r.csv", [Checked("A", "y", True, "the paper says 3 %")], "fine"),
+]
+
+
+def test_junit_is_xml_with_a_case_for_each_cell():
+    root = ElementTree.fromstring(tell(OUTCOMES, "junit").encode())
+    first, second = root.findall("testsuite")
+    assert (first.get("tests"), first.get("failures"), second.get("failures")) == ("2", "1", "0")
+    bad, good = first.findall("testcase")
+    failure = bad.find("failure")
+    assert bad.get("name") == "A & <B> / C,w" and failure is not None and good.find("failure") is None
+    assert failure.get("message") == "50 % moved\nto ?[0m<&>"
+    assert second.findtext("testcase/system-out") == "the paper says 3 %"
+
+
+def test_json_holds_everything():
+    found = json.loads(tell(OUTCOMES, "json"))
+    assert found["ok"] is False and [one["ok"] for one in found["tables"]] == [False, True]
+    assert found["tables"][0]["cells"][0] == {
+        "row": "A & <B>", "column": "C,w", "ok": False, "words": "50 % moved\nto \x1b[0m<&>",
+    }  # fmt: skip
+
+
+def test_githubs_commands_are_one_line_each_and_escaped():
+    lines = tell(OUTCOMES, "github").splitlines()
+    assert lines[0] == "::error title=t%3A A & <B> / C%2Cw::50 %25 moved%0Ato \x1b[0m<&>"
+    assert lines[1:] == [
+        "::error title=t::s",
+        "::notice title=u%3A A / y::the paper says 3 %25",
+        "::notice title=u::fine",
+    ]
+
+
+@pytest.mark.parametrize("style", ["text", "junit", "json", "github"])
+def test_every_format_tells_a_failure_and_exits_with_1(style: str, folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert bench(capsys, "check", "tiny", "--format", style)[0] == 0
+    lowered(reference_path(PLAN.name), 10)
+    code, out, _ = bench(capsys, "check", "tiny", "--format", style)
+    assert code == 1 and "+10.00 points from 40.00" in out
+    with pytest.raises(UserError, match="did you mean 'json'"):
+        tell(OUTCOMES, "jsn")
+
+
+def test_a_paper_without_a_fitting_cell_is_a_table_of_none(frame: pd.DataFrame, tmp_path: Path):
+    (tmp_path / "p.csv").write_text(PUBLISHED.format(50.0).replace("AT", "RST"))
+    assert check_paper(PLAN, frame, tmp_path / "p.csv").cells == []

@@ -68,6 +68,7 @@ def test_one_changed_attack_reruns_only_its_column(results, capsys):
 def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(results, capsys):
     code, out, _ = bench(capsys, "run", "table2", *QUICK, "--seeds", "0,1", "--results", results, "--dry-run")
     assert code == 0 and "4 trainings and 35 attacks to do; about" in out, "seed 0 says how long they take"
+    assert "n = 30 images: a 95 % interval over images will be at most 33.7 points wide" in out
     assert all("-s0-" in run for run in list_runs(Results(results)))
 
 

@@ -21,15 +21,15 @@ from bench.spec import Column
 from bench.tables import table
 
 ROOT = Path(__file__).parents[1]
-MODULES = "config records plan spec stats tables report check files provenance".split()
+MODULES = "config records plan spec stats compare tables report check files provenance".split()
 VERDICTS = {("AT", "Clean"): [1, 1, 1, 1], ("AT", "C&W"): [1, 1, 1, 0], ("MAT_h2", "Clean"): [1, 1, 0, 1]}
 
 MARKDOWN = r"""### Robustness of A & B
 
-| Network   |               Clean |               C&W |
-|:----------|--------------------:|------------------:|
-| AT        | 100.0 [51.0, 100.0] | 75.0 [30.1, 95.4] |
-| MAT_h2    |   75.0 [30.1, 95.4] |           missing |
+| Network   |                   Clean |               C&W |
+|:----------|------------------------:|------------------:|
+| AT        | **100.0 [51.0, 100.0]** | 75.0 [30.1, 95.4] |
+| MAT_h2    | **75.0 [30.1, 95.4] =** |           missing |
 
 - Accuracy in percent [95 % Wilson interval], on n = 4 test images of dots; an image counts if it is right"""
 
@@ -40,8 +40,8 @@ LATEX = r"""\begin{table}[ht]
 \toprule
  & Clean & C\&W \\
 \midrule
-AT & 100.0 [51.0, 100.0] & 75.0 [30.1, 95.4] \\
-MAT\_h2 & 75.0 [30.1, 95.4] & missing \\
+AT & \textbf{100.0 [51.0, 100.0]} & 75.0 [30.1, 95.4] \\
+MAT\_h2 & \textbf{75.0 [30.1, 95.4] =} & missing \\
 \bottomrule
 \end{tabular}
 \end{table}
@@ -49,7 +49,7 @@ MAT\_h2 & 75.0 [30.1, 95.4] & missing \\
 
 HTML_ROW = """    <tr>
       <th>AT</th>
-      <td>100.0 [51.0, 100.0]</td>
+      <td><b>100.0 [51.0, 100.0]</b></td>
       <td>75.0 [30.1, 95.4]</td>
     </tr>"""
 

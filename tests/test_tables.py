@@ -69,9 +69,8 @@ def test_the_interval_over_seeds_and_images_by_hand():
     flags = np.arange(1000) < np.array([[400], [450], [500], [550], [600]])
     share, spread = over_seeds(flags)
     from_seeds, from_images = 0.00125, 210 / 999 / 1000
-    freedom = (from_seeds + from_images) ** 2 / (from_seeds**2 / 4 + from_images**2 / 999)
-    half = t.ppf(0.975, freedom) * sqrt(from_seeds + from_images)
-    assert spread == pytest.approx(sqrt(0.00625)) and 0.09 < half < 0.1
+    half = sqrt(t(4).ppf(0.975) ** 2 * from_seeds + t(999).ppf(0.975) ** 2 * from_images)
+    assert spread == pytest.approx(sqrt(0.00625)) and 0.1 < half < 0.11
     assert (share.low, share.high) == pytest.approx((0.5 - half, 0.5 + half))
 
 
