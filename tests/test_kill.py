@@ -94,8 +94,11 @@ def train_tiny(trainer: Trainer, folder: Path, steps: Any, schedule: Schedule = 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trainer", [MAT(INNER), MATMP(THREE[:2])], ids=["mat", "mat-mp"])
-def test_ten_kills_at_random_moments_of_a_training_change_no_byte(trainer: Trainer, tmp_path: Path):
-    """A fork server that has trained once (see warm_training) starts each training as a process that SIGKILL ends."""
+def test_ten_kills_at_random_moments_of_a_training_change_no_byte(
+    trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A fork server that has trained once (see warm_training) starts the trainings, each a process of its own."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))  # where it finds that module
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["warm_training"])
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hand_made import fill, plan_2x2
+from hand_made import fill, plan_2x2, run_record
 
 from bench import report
 from bench.config import UserError
 from bench.plan import Plan
-from bench.records import Results
+from bench.records import Results, write_run
 from bench.spec import Column
 from bench.tables import table
 
@@ -153,6 +153,21 @@ def test_an_attack_that_breaks_nothing_is_not_named(tmp_path: Path):
     plan, results = plan_2x2(more=[Column("worst", union=("Clean", "C&W"))]), Results(tmp_path)
     fill(plan, results, VERDICTS | {("MAT_h2", "Clean"): [1] * 4, ("MAT_h2", "C&W"): [1] * 4})
     assert "by it only: AT: C&W 1 (1 only); MAT_h2: none." in report.render(plan, table(plan, results), "text")
+
+
+@pytest.mark.parametrize("style", ["markdown", "latex", "html", "text"])
+def test_a_network_whose_training_went_wrong_is_marked_and_named(tmp_path: Path, style: str):
+    plan, results = plan_2x2(seeds=(0, 1)), Results(tmp_path)
+    fill(plan, results, VERDICTS)
+    sick = next(cell.run_id for cell in plan.cells if cell.row == "AT" and cell.seed == 1)
+    write_run(results, run_record(sick, health=["collapsed: one class for every image from epoch 4 on"]))
+    frame = table(plan, results)
+    assert [bool(health) for health in frame["health"]] == [True, True, False, False]
+    text = report.render(plan, frame, style)
+    assert text.count("(!)") == 3, "two numbers that this seed is part of, and one note"
+    name = sick.replace("_", r"\_") if style == "latex" else sick
+    assert f"(!) {name}: best epoch 3, collapsed: one class for every image from epoch 4 on." in text
+    assert "collapsed" in report.render(plan, frame, "csv")
 
 
 def test_decimals_follow_n():
