@@ -87,7 +87,7 @@ def test_many_images_are_counted_in_text_and_listed_in_json():
 
 @pytest.mark.parametrize("change", [{"images_sha256": "other"}, {"images": frame([1] * 9)}])
 def test_other_images_are_refused(results: Results, change: dict, capsys: pytest.CaptureFixture[str]):
-    given = {"images": frame(BEFORE)} | change
+    given = {"images": frame(BEFORE).assign(image=range(100, 110))} | change
     write_eval(results, eval_record(RUNS[0], "cw-n10-00000000", **given))
     code, _, err = bench(capsys, "diff", *RUNS, "--results", results.root)
     assert code == 2 and "different images" in err
