@@ -25,6 +25,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 T = TypeVar("T")
 _CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {}  # building one takes milliseconds, and a report reads many
+LISTED = 20  # names that a message lists
 _WILD = "*?["
 _EXPONENT = re.compile(r"[eE][+-]?[0-9_]{4}|.{100}", re.DOTALL)  # as exact fractions they would fill the memory
 
@@ -34,13 +35,17 @@ class UserError(ValueError):
 
 
 def choose(name: str, known: Iterable[str], what: str) -> str:
-    """`name` if it is known. Raises UserError with the nearest known name and all of them."""
+    """`name` if it is known. Raises UserError with the nearest known name, and all of them or, of many, some."""
     names = sorted(known)
     if name in names:
         return name
     close = difflib.get_close_matches(name, names, n=1) if isinstance(name, str) else []
     hint = f" did you mean {close[0]!r}?" if close else ""
-    raise UserError(f"unknown {what} {name!r};{hint} known: {', '.join(names) or 'none'}")
+    listed = f"known: {', '.join(names) or 'none'}"
+    if len(names) > LISTED:
+        near = difflib.get_close_matches(str(name), names, n=5, cutoff=0)
+        listed = f"known, among others: {', '.join(near)}; `bench list` shows all"
+    raise UserError(f"unknown {what} {name!r};{hint} {listed}")
 
 
 def number(text: str | float) -> float:
