@@ -87,6 +87,8 @@ class Catalog:
             own = read_toml(file)
             for kind, entries in own.items():
                 choose(kind, tables, f"section in {file}")
+                if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+                    raise UserError(f"{file}: [{kind}] holds tables only, such as [{kind}.NAME]")
                 tables[kind] |= entries
         self.schedules = tables["schedules"]
         recipes = {name: self._with_schedule(name, table) for name, table in tables["recipes"].items()}

@@ -193,6 +193,14 @@ def test_configs(change: Callable[[bytes], bytes]) -> None:
 BUILTIN = Catalog()
 
 
+@pytest.mark.parametrize(
+    "text", ["recipes = 3", "[recipes]\ntrainer = 'at'", "[attacks]\nsteps = 3", "[suites]\nx = []"]
+)
+def test_sections_hold_tables(text: str) -> None:
+    with pytest.raises(UserError, match="holds tables only"):
+        Catalog(scratch("own.toml", text.encode()))
+
+
 @fuzz(
     value=VALUES,
     recipe=st.booleans(),
