@@ -84,7 +84,7 @@ class Command:
     ) -> None:
         self.output = folder / f"output-{time.monotonic_ns()}"
         words = [str(argument) for argument in arguments]
-        self.process = SERVER.Process(target=child, args=(folder, words, self.output, before, barrier))
+        self.process = SERVER.Process(target=child, args=(folder, words, self.output, before, barrier), daemon=True)
         self.process.start()
 
     def wait(self) -> tuple[int, str]:
