@@ -1,15 +1,17 @@
 """Target: the model under attack, and the only place that runs the network for an attack.
 
 It cuts any number of images into batches that suit the device, counts every pass, and keeps verdicts in float32 when
-gradients are computed in bfloat16. An attack never sees a batch: its results cannot depend on the batch size.
+gradients are computed in bfloat16. An attack never sees a batch: its results cannot depend on the batch size. So a
+batch that the device's memory does not hold is halved, and nothing else changes.
 """
 
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from attacks.losses import Loss
 
 Precision = Literal["float32", "bfloat16"]
 Render = Callable[[Tensor, slice], Tensor]
+T = TypeVar("T")
 
 FORWARD, BACKWARD = 0, 1
 CPU_BATCH_VALUES = 1 << 18  # image values a batch: activations of small networks stay in the processor's cache
@@ -51,6 +54,7 @@ class Target:
             raise ModelError("the model is in training mode, where batch statistics leak; call model.eval() first")
         self.model, self.quick = model, model if quick is None else quick
         self.batch_size = batch_size
+        self._fits = [sys.maxsize]  # images that the memory was found to hold in one pass; shared with every view
         self.gradient_precision: Precision = gradient_precision
         self._rows: Tensor | None = None
         self._passes = [0, 0]  # FORWARD, BACKWARD; shared with every view
@@ -98,11 +102,15 @@ class Target:
     def _forward(self, model: nn.Module, x: Tensor) -> Tensor:
         if len(x) == 0:
             return torch.empty(0, 1, device=x.device)
-        with torch.no_grad():
-            parts = []
-            for rows in self._batches(x):
-                parts.append(_checked(model(x[rows])))
-                self._count(rows, FORWARD)
+
+        def run(rows: slice) -> Tensor:
+            with torch.no_grad():
+                return _checked(model(x[rows]))
+
+        parts = []
+        for rows, logits in self._batches(x, run):
+            self._count(rows, FORWARD)
+            parts.append(logits)
         return torch.cat(parts)
 
     def gradients(
@@ -114,7 +122,8 @@ class Target:
         (x[rows], rows) -> images; the gradient is then with respect to x. The caller may overwrite x[rows] as soon as
         it is yielded: an update right away finds the batch still in the processor's cache.
         """
-        for rows in self._batches(x):
+
+        def run(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
             variable = x[rows].detach().requires_grad_(True)
             with torch.enable_grad(), self._mixed(x.device):
                 image = variable if render is None else render(variable, rows)
@@ -122,8 +131,11 @@ class Target:
             with torch.enable_grad():
                 value = loss(logits, y[rows])
                 (grad,) = torch.autograd.grad(value.sum(), variable)
+            return value.detach(), grad, logits.detach()
+
+        for rows, found in self._batches(x, run):
             self._count(rows, FORWARD, BACKWARD)
-            yield rows, value.detach(), grad, logits.detach()
+            yield rows, *found
 
     def loss_grad(
         self, x: Tensor, y: Tensor, loss: Loss, render: Render | None = None
@@ -138,7 +150,8 @@ class Target:
 
         y [N], classes [N, m] int64. Batch by batch: (rows, margins [b, m], gradients [b, m, C, H, W]).
         """
-        for rows in self._batches(x):
+
+        def run(rows: slice) -> tuple[Tensor, Tensor]:
             variable = x[rows].detach().requires_grad_(True)
             with torch.enable_grad(), self._mixed(x.device):
                 logits = _checked(self.quick(variable))
@@ -147,8 +160,11 @@ class Target:
                 sums = margins.sum(0).unbind()
                 last = len(sums) - 1
                 grads = [torch.autograd.grad(s, variable, retain_graph=k < last)[0] for k, s in enumerate(sums)]
-            self._count(rows, FORWARD, *[BACKWARD] * len(grads))
-            yield rows, margins.detach(), torch.stack(grads, 1)
+            return margins.detach(), torch.stack(grads, 1)
+
+        for rows, found in self._batches(x, run):
+            self._count(rows, FORWARD, *[BACKWARD] * classes.shape[1])
+            yield rows, *found
 
     def confirm(self, suspects: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Of the images that look fooled ([N] bool), those that fool the model itself, in float32: [N] bool."""
@@ -162,10 +178,24 @@ class Target:
         """The model for code that runs it by itself, such as an attack library: see `_Counted`."""
         return _Counted(self).eval()
 
-    def _batches(self, x: Tensor) -> Iterator[slice]:
-        size = self.batch_size or default_batch_size(x)
-        for first in range(0, len(x), size):
-            yield slice(first, min(first + size, len(x)))
+    def _batches(self, x: Tensor, run: Callable[[slice], T]) -> Iterator[tuple[slice, T]]:
+        """(rows, run(rows)) batch by batch. One that the memory does not hold is halved, and so are the later ones."""
+        size, first = self.batch_size or default_batch_size(x), 0
+        while first < len(x):
+            rows = slice(first, min(first + min(size, self._fits[0]), len(x)))
+            try:
+                found = run(rows)
+            except RuntimeError as error:
+                if rows.stop - rows.start == 1 or not _out_of_memory(error):
+                    raise
+                found = None
+            if found is None:  # outside of the except, which keeps what the batch had allocated
+                self._fits[0] = (rows.stop - rows.start) // 2
+                if x.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                continue
+            first = rows.stop
+            yield rows, found
 
     def _mixed(self, device: torch.device) -> AbstractContextManager[object]:
         if self.gradient_precision == "float32":
@@ -229,6 +259,11 @@ def default_batch_size(x: Tensor) -> int:
     """Images of x's shape in one pass: as many as keep the device busy, between 16 and 1024."""
     values = CPU_BATCH_VALUES if x.device.type == "cpu" else GPU_BATCH_VALUES
     return int(min(1024, max(16, values // max(1, x.shape[1:].numel()))))
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """On a CPU torch raises a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _checked(logits: Tensor) -> Tensor:

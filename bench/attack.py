@@ -205,7 +205,7 @@ def choose_subject(
     """A registered run, or a model of one's own. Raises UserError."""
     if model not in list_runs(folder):
         return _own(model, arch, source, mean, std)
-    network, record = registry.load(folder, model)
+    network, record = registry.load(folder, model, () if arch is None else (arch,))
     return Subject(network, model, record.weights_sha256)
 
 

@@ -87,8 +87,8 @@ class Catalog:
             own = read_toml(file)
             for kind, entries in own.items():
                 choose(kind, tables, f"section in {file}")
-                if not (isinstance(entries, dict) and all(isinstance(entry, dict) for entry in entries.values())):
-                    raise UserError(f"{file}: {kind} must hold tables by name, such as [{kind}.mine]")
+                if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+                    raise UserError(f"{file}: [{kind}] holds tables only, such as [{kind}.NAME]")
                 tables[kind] |= entries
         self.schedules = tables["schedules"]
         recipes = {name: self._with_schedule(name, table) for name, table in _recipes(tables).items()}

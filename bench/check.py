@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
@@ -202,8 +203,10 @@ def _read(path: Path) -> dict[tuple[str, str], dict[str, float]]:
         raise UserError(f"{path}: is no readable CSV ({error})") from error
     if list(frame.columns) != COLUMNS or frame[["row", "column"]].duplicated().any():
         raise UserError(f"{path}: wanted the columns {', '.join(COLUMNS)} and each cell once")
-    if frame[["n", "accuracy_percent", "tolerance_percent"]].isna().any(axis=None):
-        raise UserError(f"{path}: a cell lacks n, accuracy_percent or tolerance_percent")
+    numbers = frame[["n", "accuracy_percent", "tolerance_percent"]].apply(pd.to_numeric, errors="coerce")
+    if not (numbers.ge(0) & np.isfinite(numbers)).all(axis=None) or (numbers.iloc[:, 1:] > 100).any(axis=None):
+        raise UserError(f"{path}: a cell has no n, or no accuracy_percent or tolerance_percent in 0..100")
+    frame[numbers.columns] = numbers
     return {(line["row"], line["column"]): line for line in frame.to_dict("records")}
 
 

@@ -1,14 +1,18 @@
 """The commands. torch is imported inside the ones that need it, so `bench report` and `bench check` start fast.
 
-A user's mistake is one sentence and exit code 2; a cell that failed is exit code 1 after the others are done.
+A user's mistake is one sentence and exit code 2; a cell that failed is exit code 1 after the others are done; Ctrl-C
+and SIGTERM are one sentence and 130 or 143, and what is done is kept.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -337,17 +341,41 @@ def _plans(results: Any, names: tuple[str, ...]) -> list[Any]:
     return [plan.read_plan(results, name) for name in dict.fromkeys(chosen)]
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which so takes the way of Ctrl-C."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Entry point: runs the command and returns its exit code; `sys.exit` is the console script's business."""
     try:
-        code = app.main(arguments, prog_name="bench", standalone_mode=False)
+        with _sigterm_as_exception():
+            code = app.main(arguments, prog_name="bench", standalone_mode=False)
     except UserError as error:
         return _complain(str(error))
     except click.UsageError as error:
         return _complain(error.format_message() + (f"; see `{error.ctx.command_path} --help`" if error.ctx else ""))
-    except click.Abort:
-        return 130
+    except click.Abort as stop:
+        terminated = isinstance(stop.__cause__, _Terminated)
+        sentence = "what is done is kept, and the same command goes on from there"
+        return _complain(f"stopped; {sentence}", 143 if terminated else 130)
     return int(code or 0)
+
+
+@contextmanager
+def _sigterm_as_exception() -> Iterator[None]:
+    """So that files are closed, temporary ones removed, and what was done is said."""
+
+    def terminate(number: int, frame: object) -> NoReturn:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _complain(sentence: str, code: int = 2) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
@@ -24,7 +25,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 T = TypeVar("T")
 _CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {}  # building one takes milliseconds, and a report reads many
+LISTED = 20  # names that a message lists
 _WILD = "*?["
+_EXPONENT = re.compile(r"[eE][+-]?[0-9_]{4}|.{100}", re.DOTALL)  # as exact fractions they would fill the memory
 
 
 class UserError(ValueError):
@@ -32,25 +35,31 @@ class UserError(ValueError):
 
 
 def choose(name: str, known: Iterable[str], what: str) -> str:
-    """`name` if it is known. Raises UserError with the nearest known name and all of them."""
+    """`name` if it is known. Raises UserError with the nearest known name, and all of them or, of many, some."""
     names = sorted(known)
     if name in names:
         return name
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(name, names, n=1) if isinstance(name, str) else []
     hint = f" did you mean {close[0]!r}?" if close else ""
-    raise UserError(f"unknown {what} {name!r};{hint} known: {', '.join(names) or 'none'}")
+    listed = f"known: {', '.join(names) or 'none'}"
+    if len(names) > LISTED:
+        near = difflib.get_close_matches(str(name), names, n=5, cutoff=0)
+        listed = f"known, among others: {', '.join(near)}; `bench list` shows all"
+    raise UserError(f"unknown {what} {name!r};{hint} {listed}")
 
 
 def number(text: str | float) -> float:
     """ "8/255", "0.5", "1e-3" or a number -> the nearest float. Raises UserError for anything else."""
-    if isinstance(text, (int, float)) and not isinstance(text, bool) and math.isfinite(text):
-        return float(text)
     try:
+        if isinstance(text, (int, float)) and not isinstance(text, bool) and math.isfinite(text):
+            return float(text)
+        if _EXPONENT.search(str(text)):
+            raise ValueError
         parts = [Fraction(part.strip()) for part in str(text).split("/")]
         top, bottom = parts if len(parts) == 2 else (*parts, Fraction(1))
         return float(top / bottom)
     except (ValueError, ZeroDivisionError, OverflowError) as error:
-        raise UserError(f"{text!r} is not a number; write it like 0.03 or 8/255") from error
+        raise UserError(f"{text!r:.50} is not a number; write it like 0.03 or 8/255") from error
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -63,7 +72,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text (byte {error.start}), so it is not TOML") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also for numbers of thousands of digits
         raise UserError(f"{path}: is not valid TOML: {error}") from error
 
 
@@ -73,6 +82,8 @@ def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
     where: named at the head of the message, such as "suite.toml [pgd-100]". A ValueError from __post_init__
     becomes part of the message. Raises one UserError with every problem of the table.
     """
+    if not isinstance(table, Mapping):
+        raise UserError(f"{where}: it must be a table, not {table!r}")
     adapter = _ADAPTERS.get(cls)
     if adapter is None:  # as a list: only there pydantic applies a config to a plain dataclass
         adapter = _ADAPTERS[cls] = TypeAdapter(list[cls], config=_CONFIG)  # type: ignore[valid-type]
@@ -139,7 +150,7 @@ def _value(text: str) -> Any:
     """TOML value, or the text itself."""
     try:
         found = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # also for numbers of thousands of digits
         return text
     return found["value"] if len(found) == 1 else text
 

@@ -1,7 +1,10 @@
-"""Files that are whole or absent: written under a temporary name beside, flushed, then renamed."""
+"""Files that are whole or absent: written under a temporary name beside, flushed, then renamed. JSON is sealed: its
+last key is the SHA-256 of the others, so that a flipped bit or an edit by hand is no other number.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -13,6 +16,7 @@ from typing import IO, Any, TypeVar
 from bench.config import UserError, build, settings_of
 
 T = TypeVar("T")
+SEAL = "sha256"
 
 
 def write_atomic(path: Path, fill: Callable[[IO[bytes]], object]) -> Path:
@@ -53,7 +57,8 @@ def dump(path: Path, record: Any) -> str:
     """A dataclass as JSON text. It is read back at once: what could not be read later is refused now
     (UserError).
     """
-    text = json.dumps(settings_of(record), indent=1)
+    content = settings_of(record)
+    text = json.dumps(content | {SEAL: _digest(content)}, indent=1)
     parse(path, text, type(record), "was not written")
     return text
 
@@ -74,15 +79,24 @@ def parse(path: Path, text: str | bytes, cls: type[T], advice: str = "delete it 
     """A dataclass from JSON text that belongs to `path`. Raises UserError."""
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is no whole JSON ({error}); {advice}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds no record; {advice}")
+    seal = content.pop(SEAL, None)
     needed = [f.name for f in fields(cls) if f.default is f.default_factory is MISSING]  # type: ignore[arg-type]
     missing = [name for name in needed if name not in content]
     if missing:
         raise UserError(f"{path}: lacks {', '.join(missing)}; {advice}")
     try:
-        return build(cls, content, str(path))
+        record = build(cls, content, str(path))
     except UserError as error:
         raise UserError(f"{error}; {advice}") from error
+    if seal != _digest(content):
+        raise UserError(f"{path}: its content is not what was written (SHA-256); it was damaged or edited; {advice}")
+    return record
+
+
+def _digest(content: dict[str, Any]) -> str:
+    """SHA-256 of the content as canonical JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -246,9 +248,16 @@ def _initialise(model: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
+@cache
+def _warn(name: str) -> None:
+    """Once a process."""
+    print(f"bench: running the code of {name}", file=sys.stderr)
+
+
 def _from_factory(name: str, shape: Shape, classes: int) -> nn.Module:
     """The user's own module:factory, called with (shape, classes) if it takes arguments. This runs the user's code."""
     module, _, attribute = name.partition(":")
+    _warn(name)
     try:
         factory = getattr(importlib.import_module(module), attribute)
         takes = inspect.signature(factory).parameters

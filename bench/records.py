@@ -4,12 +4,13 @@ One RunRecord (JSON) per trained network and checkpoint, one EvalRecord (one Par
 table, with all else as JSON in its metadata) per network and attack, one ErrorRecord (JSON) where a cell
 failed, one DiagnosisRecord (JSON) per network and threat model that `bench diagnose` looked at. A file is
 written under a temporary name in its own folder and then renamed, so a file that exists is whole. Reading
-trusts nothing: unknown or missing fields, an id that is not its path's, or a verdict that contradicts its
-predictions is a UserError with the file's name.
+trusts nothing: unknown or missing fields, an id that is not its path's, a verdict that contradicts its
+predictions, or content that is not what was written (SHA-256) is a UserError with the file's name.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
@@ -33,7 +34,7 @@ COLUMNS = dict.fromkeys(("image", "label", "clean_prediction", "adversarial_pred
 COLUMNS |= {"robust": pa.bool_()} | dict.fromkeys(DISTANCES, pa.float64())
 COLUMNS |= dict.fromkeys(("forward_passes", "backward_passes"), pa.int64())
 SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in COLUMNS.items()])
-_METADATA = b"bench"
+_METADATA, _SEAL = b"bench", b"sha256"
 # no "..", no separator, no leading dot or dash
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 _LABEL = re.compile(r"(h[0-9]+-)?(best|last)")
@@ -80,6 +81,8 @@ class RunRecord:
     def __post_init__(self) -> None:
         if training_of(self.run_id) != self.training_id:
             raise ValueError(f"run_id {self.run_id!r} is not of training {self.training_id!r}")
+        if self.weights_file != f"{self.run_id.rpartition('.')[2]}.safetensors":
+            raise ValueError(f"weights_file {self.weights_file!r} is not the run's own safetensors file")
 
 
 @dataclass(frozen=True)
@@ -306,7 +309,8 @@ def write_eval(results: Results, record: EvalRecord) -> Path:
         raise UserError(f"{path}: the per-image table does not fit the schema: {error}") from error
     _check_images(record.images, record, path)
     head = EvalHead(**{f.name: getattr(record, f.name) for f in fields(EvalHead)})
-    whole = table.replace_schema_metadata({_METADATA: dump(path, head).encode()})
+    seal = _digest(table.to_pandas()).encode()
+    whole = table.replace_schema_metadata({_METADATA: dump(path, head).encode(), _SEAL: seal})
     return write_atomic(path, lambda file: pq.write_table(whole, file, compression="zstd"))
 
 
@@ -316,11 +320,11 @@ def read_eval(results: Results, run_id: str, eval_id: str) -> EvalRecord:
     try:
         with open(path, "rb") as file:
             table = pq.read_table(pa.BufferReader(file.read()), use_threads=False)
-        metadata = (table.schema.metadata or {})[_METADATA]
+        metadata, seal = ((table.schema.metadata or {})[key] for key in (_METADATA, _SEAL))
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such record") from error
     except KeyError as error:
-        raise _broken(path, "it has no 'bench' metadata") from error
+        raise _broken(path, f"it has no {str(error.args[0], errors='replace')!r} metadata") from error
     except (OSError, pa.ArrowException) as error:
         raise _broken(path, f"it is no whole Parquet file ({str(error).splitlines()[0]})") from error
     if not table.schema.equals(SCHEMA):
@@ -328,6 +332,8 @@ def read_eval(results: Results, run_id: str, eval_id: str) -> EvalRecord:
     head = _own(path, parse(path, metadata, EvalHead), run_id=run_id, eval_id=eval_id)
     images = table.to_pandas()
     _check_images(images, head, path)
+    if seal != _digest(images).encode():
+        raise _broken(path, "its images are not what was written (SHA-256): it was damaged or edited")
     return EvalRecord(**vars(head), images=images)
 
 
@@ -336,6 +342,14 @@ def beyond(images: pd.DataFrame, norm: str, eps: float) -> pd.Series:
     if norm.lower() not in DISTANCES:
         return pd.Series(False, index=images.index)
     return images[norm.lower()] > eps + 1e-6 * max(1.0, eps)  # the tolerance of a ThreatModel
+
+
+def _digest(images: pd.DataFrame) -> str:
+    """SHA-256 of a per-image table: every column's values in the order of COLUMNS."""
+    digest = hashlib.sha256()
+    for name in COLUMNS:
+        digest.update(images[name].to_numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _check_images(images: pd.DataFrame, head: EvalHead, path: Path) -> None:

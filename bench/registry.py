@@ -8,6 +8,7 @@ whole.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from bench import weights
+from bench.config import UserError
 from bench.files import write_atomic
 from bench.records import Results, RunRecord, read_run, write_run
 
@@ -33,9 +35,18 @@ def weights_path(results: Results, record: RunRecord) -> Path:
     return results.training(record.training_id) / record.weights_file
 
 
-def load(results: Results, run_id: str) -> tuple[nn.Module, RunRecord]:
-    """The registered model in evaluation mode, and its record. Raises UserError when missing, truncated or altered."""
+def load(results: Results, run_id: str, own: Collection[str] = ()) -> tuple[nn.Module, RunRecord]:
+    """The registered model in evaluation mode, and its record. Raises UserError when missing, truncated or altered.
+
+    own: the architectures of the form module:factory that the user named. A record that names another is refused:
+    records are data, and never decide what code runs.
+    """
     record = read_run(results, run_id)
+    if ":" in record.arch and record.arch not in own:
+        raise UserError(
+            f"{results.run(run_id)}: loading its architecture {record.arch!r} runs that code; if you trust it, say so "
+            f"with --arch {record.arch}"
+        )
     c, h, w = record.image_shape
     model = weights.from_weights(
         weights_path(results, record),

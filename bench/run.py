@@ -21,6 +21,7 @@ from bench.catalog import Catalog
 from bench.config import UserError
 from bench.device import choose_device, describe
 from bench.evaluate import Crafted, Verdicts, check_transfer, craft, evaluate
+from bench.locks import locked
 from bench.pace import Pace
 from bench.plan import Cell
 from bench.progress import Progress
@@ -72,6 +73,20 @@ class Summary:
     failures: list[str] = field(default_factory=list)
 
 
+@dataclass
+class _Shift:
+    """The state of one `TableRun.execute`. wanted: cells without a number; tried: trainings that are over and done
+    with. wait: whether to wait for what another process is at, or to leave it for later.
+    """
+
+    wanted: dict[tuple[str, str], Cell]
+    pace: Pace
+    progress: Progress
+    summary: Summary
+    wait: bool = False
+    tried: set[str] = field(default_factory=set)
+
+
 class TableRun:
     """One table: its plan, and the way to fill it. Raises UserError for names and settings that do not fit."""
 
@@ -119,32 +134,46 @@ class TableRun:
         return [*lines, *trained, *attacked, f"{len(trained)} trainings and {len(attacked)} attacks to do{left}"]
 
     def execute(self) -> Summary:
-        """Do what is missing. Raises UserError when results cannot be written; what is done stays."""
+        """Do what is missing. Raises UserError when results cannot be written; what is done stays.
+
+        What another process is at comes last: it is waited for, and read.
+        """
         plan.write_plan(self.results, self.plan)
-        summary, (wanted, pace) = Summary(), self._survey()
+        groups, (wanted, pace) = self._attacks(), self._survey()
+        summary = Summary(kept=sum(len(cells) for cells in groups.values()) - len(wanted))
         with Progress() as progress:
             progress.say(f"{self.plan.name}: {self.dataset.source}; {self.plan.images} {self.plan.split} images")
             progress.say(foresight(self.plan.images))
-            tried: set[str] = set()
-            for training_id, cells in self._attacks().items():
-                if any((cell.run_id, cell.eval_id) in wanted for cell in cells):
-                    progress.say(pace.left())
-                for missing, training in self._to_train(cells).items():
-                    if missing not in tried:
-                        tried.add(missing)
-                        started = time.perf_counter()
-                        summary.trained += self._train(training, progress, summary)
-                        pace.done(training.recipe.name, time.perf_counter() - started)
-                progress.begin(f"attacking {training_id}", len(cells))
-                for cell in cells:
-                    if (cell.run_id, cell.eval_id) not in wanted:
-                        summary.kept += 1
-                    elif all(self.results.run(run_id).exists() for run_id in cell.networks):
-                        started = time.perf_counter()
-                        summary.attacked += self._attack(cell, progress, summary)
-                        pace.done(cell.attack, time.perf_counter() - started)
-                    progress.advance()
+            shift = _Shift(wanted, pace, progress, summary)
+            for shift.wait in (False, True):
+                for training_id, cells in groups.items():
+                    left = [cell for cell in cells if (cell.run_id, cell.eval_id) in wanted]
+                    if left:
+                        self._fill(training_id, left, shift)
         return summary
+
+    def _fill(self, training_id: str, cells: list[Cell], shift: _Shift) -> None:
+        """The missing cells of one training, and what has to be trained for them."""
+        if not shift.wait and (words := shift.pace.left()):
+            shift.progress.say(words)
+        for missing, training in self._to_train(cells).items():
+            if missing not in shift.tried:
+                started = time.perf_counter()
+                made = self._train(training, shift)
+                if made is not None:
+                    shift.tried.add(missing)
+                    shift.pace.done(training.recipe.name, time.perf_counter() - started)
+                shift.summary.trained += made is True
+        shift.progress.begin(f"attacking {training_id}", len(cells))
+        for cell in cells:
+            if all(self.results.run(run_id).exists() for run_id in cell.networks):
+                started = time.perf_counter()
+                made = self._attack(cell, shift)
+                if made is not None:
+                    del shift.wanted[cell.run_id, cell.eval_id]
+                    shift.pace.done(cell.attack, time.perf_counter() - started)
+                shift.summary.attacked += made is True
+            shift.progress.advance()
 
     def _to_train(self, cells: Iterable[Cell]) -> dict[str, Training]:
         """What is missing for these cells, by training id and in the order to do it: teachers, networks to craft on."""
@@ -182,38 +211,51 @@ class TableRun:
             found.setdefault(cell.training_id, {}).setdefault((cell.run_id, cell.eval_id), cell)
         return {training_id: list(cells.values()) for training_id, cells in found.items()}
 
-    def _train(self, training: Training, progress: Progress, summary: Summary) -> bool:
-        def work() -> None:
-            training.run(self.results, progress)
+    def _train(self, training: Training, shift: _Shift) -> bool | None:
+        def work() -> bool | None:
+            return training.run(self.results, shift.progress, shift.wait)
 
-        return self._guard(training.run_ids[0], None, work, f"training {training.training_id}", summary)
+        return self._guard(training.run_ids[0], None, work, f"training {training.training_id}", shift.summary)
 
-    def _attack(self, cell: Cell, progress: Progress, summary: Summary) -> bool:
-        def work() -> None:
-            model, run = registry.load(self.results, cell.run_id)
-            attack, _ = self.attacks[cell.column_attack]
-            source, crafted = (None, None) if cell.source_run_id is None else self._craft(cell.source_run_id, cell)
-            verdicts = evaluate(
-                model.to(self.device),
-                attack,
-                self.images,
-                self.dataset.classes,
-                name=cell.attack,
-                batch_size=self.options.batch_size,
-                gradient_precision=self.options.gradient_precision,
-                crafted=crafted,
-            )
-            write_eval(self.results, self._record(cell, verdicts, run.weights_sha256, source))
-            named = cell.column if cell.at is None else cell.attack  # the summary is at the attack's own radius
-            progress.say(f"{cell.row:8} {named:8} {verdicts.summary}")
+    def _attack(self, cell: Cell, shift: _Shift) -> bool | None:
+        """True: done, False: failed or done by another process meanwhile, None: another process is at it."""
 
-        return self._guard(cell.run_id, cell.eval_id, work, f"{cell.row} / {cell.column}", summary)
+        def work() -> bool | None:
+            with locked(self.results.eval(cell.run_id, cell.eval_id).with_suffix(".lock"), shift.wait) as ours:
+                if not ours:
+                    return None
+                if tables.find(self.plan, cell, self.results).state == tables.OK:
+                    shift.summary.kept += 1
+                    return False
+                shift.progress.say(self._judge(cell))
+                return True
+
+        return self._guard(cell.run_id, cell.eval_id, work, f"{cell.row} / {cell.column}", shift.summary)
+
+    def _judge(self, cell: Cell) -> str:
+        """Attack, write the record, and say what came out."""
+        model, run = registry.load(self.results, cell.run_id, self._archs(cell.training))
+        attack, _ = self.attacks[cell.column_attack]
+        source, crafted = (None, None) if cell.source_run_id is None else self._craft(cell.source_run_id, cell)
+        verdicts = evaluate(
+            model.to(self.device),
+            attack,
+            self.images,
+            self.dataset.classes,
+            name=cell.attack,
+            batch_size=self.options.batch_size,
+            gradient_precision=self.options.gradient_precision,
+            crafted=crafted,
+        )
+        write_eval(self.results, self._record(cell, verdicts, run.weights_sha256, source))
+        named = cell.column if cell.at is None else cell.attack  # the summary is at the attack's own radius
+        return f"{cell.row:8} {named:8} {verdicts.summary}"
 
     def _craft(self, source_run_id: str, cell: Cell) -> tuple[Source, Crafted]:
         """The cell's attack on another network: done once, kept for the other networks that it is judged on."""
         key = (source_run_id, cell.column_attack)
         if key not in self._crafted:
-            source, run = registry.load(self.results, source_run_id)
+            source, run = registry.load(self.results, source_run_id, self._archs(cell.source))
             crafted = craft(
                 source.to(self.device),
                 check_transfer(cell.attack, self.attacks[cell.column_attack][0]),
@@ -227,6 +269,10 @@ class TableRun:
                 del self._crafted[next(iter(self._crafted))]
             self._crafted[key] = Source(source_run_id, run.weights_sha256), crafted
         return self._crafted[key]
+
+    def _archs(self, training: str) -> tuple[str, ...]:
+        """The architectures that the user's recipe or command names for a training."""
+        return self.recipes[training].archs or (self.plan.arch,)
 
     def _record(self, cell: Cell, verdicts: Verdicts, weights_sha256: str, source: Source | None) -> EvalRecord:
         attack, resolved = self.attacks[cell.column_attack]
@@ -263,10 +309,12 @@ class TableRun:
                     "attack, whose distances would say; ddn, deepfool and fab-t are some"
                 )
 
-    def _guard(self, run_id: str, eval_id: str | None, work: Callable[[], None], what: str, summary: Summary) -> bool:
-        """Do the work of one cell; a failure is recorded with its reason and the rest goes on."""
+    def _guard(
+        self, run_id: str, eval_id: str | None, work: Callable[[], bool | None], what: str, summary: Summary
+    ) -> bool | None:
+        """Do the work of one cell and return its answer; a failure is recorded with its reason, and is False."""
         try:
-            work()
+            made = work()
         except UserError:
             raise
         except Exception as error:  # whatever breaks in one cell must not cost the others, and is never a number
@@ -275,8 +323,9 @@ class TableRun:
             write_error(self.results, ErrorRecord(run_id, eval_id, reason, traceback.format_exc(), where))
             summary.failures.append(f"{what}: {reason}")
             return False
-        clear_error(self.results, run_id, eval_id)
-        return True
+        if made is not None:
+            clear_error(self.results, run_id, eval_id)
+        return made
 
 
 def train_recipe(name: str, options: Options) -> list[str]:

@@ -14,6 +14,7 @@ from bench.catalog import Recipe
 from bench.config import UserError
 from bench.data import Dataset, Images
 from bench.device import describe
+from bench.locks import locked
 from bench.progress import Progress
 from bench.provenance import TrainingCost
 from bench.records import Results, RunRecord, Source, provenance
@@ -68,11 +69,26 @@ class Training:
             for member in range(members)
         ]
 
-    def run(self, results: Results, progress: Progress) -> None:
-        """Train from the last checkpoint on, and register every network. Raises UserError, TrainingError.
+    def run(self, results: Results, progress: Progress, wait: bool = True) -> bool | None:
+        """Train from the last checkpoint on, and register every network: True. Raises UserError, TrainingError.
 
-        A teacher must be registered: see `to_do`.
+        False: another process trained it meanwhile. None, without `wait`: another process is at it. A teacher must be
+        registered: see `to_do`.
         """
+        lock = results.training(self.training_id) / "lock"
+        with locked(lock, wait=False) as ours:
+            if ours:
+                return self._run(results, progress)
+        if not wait:
+            return None
+        progress.say(f"waiting for another process, which trains {self.training_id}")
+        with locked(lock):
+            return self._run(results, progress)
+
+    def _run(self, results: Results, progress: Progress) -> bool:
+        """`run`, locked."""
+        if not self.to_do(results):
+            return False
         schedule, folder = self.recipe.schedule, results.training(self.training_id)
         teachers, source = self._load_teacher(results)
         steps = -(-len(self.dataset.train) // schedule.batch_size)
@@ -108,6 +124,7 @@ class Training:
             for each in words:
                 progress.say(f"  network {n + 1} {each}")
         (folder / "checkpoint.pt").unlink(missing_ok=True)
+        return True
 
     def networks(self) -> list[nn.Module]:
         """The cohort, each network with initial weights of its own; a teacher of the same seed had those before."""
@@ -124,7 +141,7 @@ class Training:
         run_id = self.teacher[1]
         if not results.run(run_id).exists():
             raise TrainingError(f"its teacher {run_id} is not there: the training of that one failed")
-        network, record = registry.load(results, run_id)
+        network, record = registry.load(results, run_id, self.teacher[0].archs)
         return [network.to(self.device)], Source(run_id, record.weights_sha256)
 
     def _register(self, results: Results, result: Fit, teacher: Source | None) -> None:

@@ -100,12 +100,13 @@ def _plain_state(path: Path) -> dict[str, Tensor]:
             f"{path} is not plain weights: it holds Python objects, which run code when loaded, or is damaged; "
             "save model.state_dict() and try again"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path} cannot be read as weights ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # a damaged file breaks torch's reader anywhere
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} cannot be read as weights ({reason})") from error
     for name in WRAPPERS:
         if isinstance(loaded, dict) and isinstance(loaded.get(name), dict):
             loaded = loaded[name]
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+    if not isinstance(loaded, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()):
         raise UserError(f"{path} holds no state dict (a mapping from names to tensors)")
     return loaded
 

@@ -79,8 +79,8 @@ def test_a_profile_without_a_schedule_says_so_when_it_is_used(tmp_path):
             OWN + '\n[methods.far]\ntrainer = "at"\nagainst = "L7"\n',
             "against of method 'far' 'L7'",
         ),
-        ("recipes = 3\n", "recipes must hold tables by name"),
-        ("[recipes]\nat = 3\n", "recipes must hold tables by name"),
+        ("recipes = 3\n", "holds tables only"),
+        ("[recipes]\nat = 3\n", "holds tables only"),
         ("[receipts.at]\n", "did you mean 'recipes'"),
     ],
 )

@@ -142,7 +142,8 @@ def test_attack_on_a_users_own_model(tmp_path, capsys, monkeypatch):
     assert code == 0 and "clean accuracy" in out and torch.equal(state, torch.random.get_rng_state())
     for factory, message in (("soft", "probabilities"), ("few", "9 classes"), ("gone", "no attribute")):
         code, _, err = bench(capsys, "attack", f"my_model:{factory}", "fgsm-digits", "--results", tmp_path)
-        assert code == 2 and message in err and len(err.splitlines()) == 1
+        assert code == 2 and err.startswith(f"bench: running the code of my_model:{factory}\n")
+        assert message in err and len(err.splitlines()) == 2
 
 
 def test_train_registers_and_says_the_run_ids(tmp_path, capsys):

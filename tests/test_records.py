@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hand_made import MADE_BY, eval_record, frame, run_record
@@ -145,6 +146,16 @@ def test_a_contradiction_on_disk_is_refused(results: Results):
     forged = table.to_pandas().assign(robust=True)
     pq.write_table(table.from_pandas(forged, table.schema, preserve_index=False), path)
     with pytest.raises(UserError, match="on 1 images the verdict contradicts"):
+        records.read_eval(results, RUN, EVAL)
+
+
+def test_a_changed_distance_on_disk_is_refused(results: Results):
+    """Nothing in the table contradicts it; only the SHA-256 tells."""
+    path = records.write_eval(results, eval_record(RUN, EVAL, frame([True, False])))
+    table = pq.read_table(path)
+    place = table.column_names.index("l2")
+    pq.write_table(table.set_column(place, table.schema.field("l2"), pa.array([0.4, 0.5])), path)
+    with pytest.raises(UserError, match="are not what was written"):
         records.read_eval(results, RUN, EVAL)
 
 

@@ -115,8 +115,10 @@ def fit(
 
     train, validation: on the networks' device. teachers: frozen networks, as many as the method has. augment: (x,
     offsets, flips) -> x, see `bench.data.augment`. checkpoint: file that is written whole after every epoch, and within
-    an epoch when it is `minutes` old, and continued from; identity: what training it belongs to. Raises ValueError for
-    a cohort or checkpoint that does not fit, TrainingError when loss or logits are no numbers.
+    an epoch when it is `minutes` old, and continued from; identity: what training it belongs to. SIGINT and SIGTERM
+    wait for the end of the batch (or of the validation) and its checkpoint. Raises ValueError for a cohort or
+    checkpoint that does not fit, TrainingError when loss or logits are no numbers, OSError when the checkpoint cannot
+    be written.
     """
     _check_cohort(trainer, networks, teachers)
     if train.x.device.type == "cuda":
@@ -129,18 +131,21 @@ def fit(
     def step_done(partial: Partial) -> None:
         if file.due:
             file.write(run.content(state, partial))
+            file.stop_if_asked()
         if on_step:
             on_step()
 
-    for epoch in range(len(state.history) + 1, schedule.epochs + 1):
-        if _out_of_patience(state, schedule.patience):
-            break
-        report = run.epoch(epoch, partial, validation, step_done)
-        _remember(state, report, run)
-        partial = Partial()
-        file.write(run.content(state, partial))
-        if on_epoch:
-            on_epoch(report)
+    with file.stopping_between_batches():
+        for epoch in range(len(state.history) + 1, schedule.epochs + 1):
+            if _out_of_patience(state, schedule.patience):
+                break
+            report = run.epoch(epoch, partial, validation, step_done)
+            _remember(state, report, run)
+            partial = Partial()
+            file.write(run.content(state, partial))
+            file.stop_if_asked()
+            if on_epoch:
+                on_epoch(report)
     chance = 1 / (1 + int(train.y.max()))
     natural = [perturbations(trainer, n) == () for n in range(trainer.members)]
     state.health = [health(state.history, n, chance, natural[n]) for n in range(trainer.members)]

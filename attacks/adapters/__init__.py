@@ -70,10 +70,16 @@ def run_in_batches(
 
 
 def library(module: str) -> Any:
-    """A module of a library, imported now."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return importlib.import_module(module)
+    """A module of a library, imported now. Raises ValueError where the library is not installed."""
+    name = module.partition(".")[0]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != name:  # the library is there, but something that it needs is not
+            raise
+        raise ValueError(f"{name} is not installed; `pip install {name}` adds its attacks") from error
 
 
 def choose(owner: str, name: str, known: Iterable[str]) -> str:
