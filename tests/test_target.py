@@ -144,3 +144,28 @@ def test_the_module_counts_on_the_targets_images():
         torch.autograd.grad(logits[:, column].sum(), variable, retain_graph=True)
     assert target.passes_per_image[1].tolist() == [0, 0, 2, 0, 0, 2, 0, 2] and target.backward_passes == 6
     assert target.forward_passes == 21
+
+
+def test_verdicts_are_in_float32_that_is_not_rounded_to_ten_bits():
+    """What GPUs obey; the settings of the user are there again afterwards, also when the model fails."""
+    places = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    before, seen = [place.fp32_precision for place in places], []
+
+    class Spy(nn.Module):
+        def forward(self, x):
+            seen.append({place.fp32_precision for place in places})
+            return torch.zeros(len(x), 2)
+
+    target = Target(Spy().eval())
+    target.logits(torch.zeros(4, 1, 2, 2))
+    assert seen == [{"ieee"}] and [place.fp32_precision for place in places] == before
+    with pytest.raises(ZeroDivisionError):
+        Target(nn.Sequential(Broken()).eval()).logits(torch.zeros(4, 1, 2, 2))
+    assert [place.fp32_precision for place in places] == before
+
+
+class Broken(nn.Module):
+    """A model that fails."""
+
+    def forward(self, x):
+        return x / (1 // 0)
