@@ -258,7 +258,8 @@ class _Pass(torch.autograd.Function):
 @contextmanager
 def true_float32() -> Iterator[None]:
     """On GPUs torch lets convolutions round float32 to 10 bits (TF32) unless told otherwise; a verdict does not."""
-    places: tuple[Any, ...] = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
+    backends: Any = torch.backends
+    places = (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)
     before = [place.fp32_precision for place in places]
     for place in places:
         place.fp32_precision = "ieee"
