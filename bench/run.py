@@ -224,7 +224,7 @@ class TableRun:
             with locked(self.results.eval(cell.run_id, cell.eval_id).with_suffix(".lock"), shift.wait) as ours:
                 if not ours:
                     return None
-                if tables.find(self.plan, cell, self.results).state == tables.OK:
+                if not self._lacking(cell, tables.find(self.plan, cell, self.results).record):
                     shift.summary.kept += 1
                     return False
                 shift.progress.say(self._judge(cell))

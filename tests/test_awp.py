@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from trainers import TRAINERS, awp
 from trainers.at import AT
-from trainers.contract import Cohort
+from trainers.contract import Cohort, teachers_of
 from trainers.loop import Schedule, Split, fit
 
 GAMMA = 0.3
@@ -77,7 +77,8 @@ def test_the_second_pass_sees_the_same_images_at_other_weights_and_alone_counts_
     trainer = method(name)
     group = [Watch(network) for network in networks(trainer.members)]
     schedule = dataclasses.replace(SCHEDULE, epochs=1, batch_size=48, awp=0.05)
-    fit(trainer, group, stripes(), stripes(), schedule, 0)
+    teachers = networks(9)[8 : 8 + teachers_of(trainer)]
+    fit(trainer, group, stripes(), stripes(), schedule, 0, teachers=teachers)
     rounds = getattr(trainer, "rounds", 1)
     for network in group:
         half = len(network.seen) // rounds // 2
@@ -86,7 +87,7 @@ def test_the_second_pass_sees_the_same_images_at_other_weights_and_alone_counts_
             for one, two in zip(network.seen[first : first + half], network.seen[first + half :][:half], strict=True):
                 assert torch.equal(one[0], two[0]) and not torch.equal(one[1], two[1])
     plain = [Watch(network) for network in networks(trainer.members)]
-    fit(trainer, plain, stripes(), stripes(), dataclasses.replace(schedule, awp=0.0), 0)
+    fit(trainer, plain, stripes(), stripes(), dataclasses.replace(schedule, awp=0.0), 0, teachers=teachers)
     for with_awp, without in zip(group, plain, strict=True):
         assert with_awp.norm.num_batches_tracked == without.norm.num_batches_tracked
 

@@ -27,6 +27,7 @@ from bench.cli import main
 from bench.config import UserError
 from bench.diagnose import diagnose_model
 from bench.evidence import Effort, Witness, log_odds, substitute
+from bench.files import SEAL, _digest
 from bench.masking import CHECKS, Drift, Evidence, Slope, findings
 from bench.provenance import Cost
 from bench.records import (
@@ -335,7 +336,9 @@ def test_a_record_comes_back_and_one_of_another_radius_lies_beside_it(tmp_path):
 )
 def test_a_record_that_contradicts_itself_is_refused(change, message, tmp_path):
     path = write_diagnosis(Results(tmp_path), diagnosis("at-1.best"))
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    content = json.loads(path.read_text()) | change
+    del content[SEAL]
+    path.write_text(json.dumps(content | {SEAL: _digest(content)}))
     with pytest.raises(UserError, match=message):
         read_diagnoses(Results(tmp_path), "at-1.best")
 
