@@ -167,7 +167,7 @@ def all_rows(p: Problem) -> dict[str, Runs]:
 
     def queries(ours: Attack, fewer: Attack, **peers: Run) -> Runs:
         """For attacks without gradients, also with a part of the peer's budget: how soon is ours as close?"""
-        return {"ours": p.ours(ours), "ours, a sixth of the queries": p.ours(fewer)} | peers
+        return {"ours": p.ours(ours), "ours, a third of the queries": p.ours(fewer)} | peers
 
     step = step_of(linf, 100)
     return {
@@ -220,13 +220,13 @@ def all_rows(p: Problem) -> dict[str, Runs]:
         ),
         "salt-and-pepper": queries(
             p.attack("salt-and-pepper", "L1"),
-            p.attack("salt-and-pepper", "L1", queries=167, levels=50),
+            p.attack("salt-and-pepper", "L1", queries=333),
             foolbox=p.peer("foolbox", "L1", "SaltAndPepperNoiseAttack", steps=1000),
         ),
         "pointwise L1": row(p.attack("pointwise", "L1"), foolbox=p.peer("foolbox", "L1", "PointwiseAttack")),
         "boundary-1000": queries(
             p.attack("boundary", "L2", steps=500),
-            p.attack("boundary", "L2", steps=83),
+            p.attack("boundary", "L2", steps=167),
             foolbox=p.peer("foolbox", "L2", "BoundaryAttack", steps=1000),
         ),
     }  # fmt: skip
