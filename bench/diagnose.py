@@ -13,14 +13,24 @@ from torch import nn
 
 from attacks.contract import ThreatModel
 from attacks.noise import derive_seed
-from bench.attack import Statistics, choose_data, choose_images, choose_norm, choose_subject
+from bench.attack import Statistics, Subject, choose_data, choose_images, choose_norm, choose_subject
 from bench.config import UserError, settings_of
 from bench.device import choose_device, describe
 from bench.evidence import STAGES, Effort, Witness, substitute
 from bench.masking import findings
 from bench.plan import radius
 from bench.progress import Progress
-from bench.records import DiagnosisRecord, Results, Source, list_runs, provenance, read_run, trust_of, write_diagnosis
+from bench.records import (
+    DiagnosisRecord,
+    Finding,
+    Results,
+    Source,
+    list_runs,
+    provenance,
+    read_run,
+    trust_of,
+    write_diagnosis,
+)
 
 IMAGES = 100
 
@@ -76,24 +86,30 @@ def diagnose_model(
             on_attack=lambda name: progress.advance(),
         )
         found = findings(witness.gather())
-    record = DiagnosisRecord(
+    record = _record(witness, found, subject, origin, loaded.name)
+    path = write_diagnosis(folder, record)
+    return record, [*_lines(record), f"data: {loaded.source}", f"record: {path}"]
+
+
+def _record(
+    witness: Witness, found: list[Finding], subject: Subject, origin: Subject | None, dataset: str
+) -> DiagnosisRecord:
+    return DiagnosisRecord(
         run_id=subject.run_id,
-        norm=threat.norm,
-        eps=threat.eps,
-        settings=settings_of(effort),
-        seed=seed,
-        dataset=loaded.name,
+        norm=witness.threat.norm,
+        eps=witness.threat.eps,
+        settings=settings_of(witness.effort),
+        seed=witness.seed,
+        dataset=dataset,
         weights_sha256=subject.weights_sha256,
-        images_sha256=chosen.sha256,
-        images=len(chosen),
+        images_sha256=witness.images.sha256,
+        images=len(witness.images),
         source=None if origin is None else Source(origin.run_id, origin.weights_sha256),
         findings=found,
         trust=trust_of(found),
         cost=witness.cost,
-        provenance=provenance(describe(where), torch.get_num_threads()),
+        provenance=provenance(describe(witness.device), torch.get_num_threads()),
     )
-    path = write_diagnosis(folder, record)
-    return record, [*_lines(record), f"data: {loaded.source}", f"record: {path}"]
 
 
 def _threat(folder: Results, model: str, eps: float | None, norm: str | None) -> ThreatModel:

@@ -119,7 +119,8 @@ class Problem:
         try:
             from art.attacks import evasion
             from art.estimators.classification import PyTorchClassifier
-        except ImportError:
+        except ImportError as error:
+            print(f"no row for ART's {name}: {error}")
             return {}
 
         def run() -> Made:

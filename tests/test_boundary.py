@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from attacking import run
 from oracles import TwoPieces, exact_margin, linear_problem, saturated_images, small_cnn, smallest
 
 from attacks.boundary import Boundary, proposals
@@ -15,10 +16,6 @@ from attacks.target import Target
 
 def boundary(**settings):
     return Boundary(ThreatModel("L2", 0.5), **settings)
-
-
-def run(attack, model, x, y, batch_size=None, seed=0):
-    return attack(Target(model, batch_size), x, y, Noise(seed, torch.arange(len(x))))
 
 
 def counted(attack, model, x, y):

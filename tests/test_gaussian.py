@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from attacking import run
 from oracles import Linear, saturated_images, small_cnn
 from scipy.special import betainc
 from scipy.stats import binomtest
@@ -18,10 +19,6 @@ from attacks.target import Target
 
 def gaussian(eps, **settings):
     return GaussianNoise(ThreatModel("L2", eps), **settings)
-
-
-def run(attack, model, x, y, batch_size=None, seed=0):
-    return attack(Target(model, batch_size), x, y, Noise(seed, torch.arange(len(x))))
 
 
 def counted(attack, model, x, y):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracles import Linear, TwoPieces, exact_margin, linear_problem, saturated_images, small_cnn
+from attacking import exact, run
+from oracles import Linear, TwoPieces, linear_problem, saturated_images, small_cnn
 
 from attacks.contract import ThreatModel
 from attacks.decision import fooled
@@ -19,10 +20,6 @@ def pointwise(norm="L0", **settings):
     return Pointwise(ThreatModel(norm, 1), **settings)
 
 
-def run(attack, model, x, y, batch_size=None, seed=0):
-    return attack(Target(model, batch_size), x, y, Noise(seed, torch.arange(len(x))))
-
-
 def counted(attack, model, x, y):
     """-> (x_adv, forward passes of each image)."""
     target = Target(model).counting(len(x))
@@ -33,10 +30,6 @@ def problem(count=6, shape=(3, 6, 6)):
     model = small_cnn().double()
     x = saturated_images(count, shape, 3).double()
     return model, x, model(x).argmax(1)
-
-
-def exact(norm, model, x, y):
-    return torch.tensor([exact_margin(norm, model, image, int(label)) for image, label in zip(x, y, strict=True)])
 
 
 def one_less(x, x_adv, value):

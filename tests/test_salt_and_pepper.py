@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from attacking import run
 from oracles import Linear, exact_margin, linear_problem, saturated_images, small_cnn
 
 from attacks.contract import ThreatModel
@@ -15,10 +16,6 @@ from attacks.target import Target
 
 def salt_and_pepper(norm="L1", **settings):
     return SaltAndPepper(ThreatModel(norm, 12), **settings)
-
-
-def run(attack, model, x, y, batch_size=None, seed=0):
-    return attack(Target(model, batch_size), x, y, Noise(seed, torch.arange(len(x))))
 
 
 def counted(attack, model, x, y):
