@@ -37,7 +37,7 @@ class AutoAttack:
     steps: int = 100
     targets: int = 9
     queries: int = 5000
-    version: int = 1
+    version: int = 2
 
     def __post_init__(self) -> None:
         if self.threat.norm not in ("Linf", "L2"):

@@ -51,7 +51,7 @@ class CarliniWagnerL2:
     patience: int = 20
     edge: float = 0.99
     refine: int = 5
-    version: int = 1
+    version: int = 2
 
     def __post_init__(self) -> None:
         if self.threat.norm != "L2":

@@ -42,7 +42,7 @@ class DDN:
     radius: float = 1.0
     levels: int = 0
     refine: int = 5
-    version: int = 1
+    version: int = 2
 
     def __post_init__(self) -> None:
         if self.threat.norm != "L2":

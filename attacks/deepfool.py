@@ -42,7 +42,7 @@ class DeepFool:
     candidates: int = 10
     overshoot: float = 0.02
     refine: int = 5
-    version: int = 1
+    version: int = 2
 
     def __post_init__(self) -> None:
         if self.threat.norm != "L2":

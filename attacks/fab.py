@@ -4,8 +4,8 @@ Algorithm 1, minimal-norm in Linf, L2 and L1: steps to the nearest point of the 
 box, pulled towards the image. Targets one class at a time, as in AutoAttack.
 
 Differs from algorithm 1: after a success the next step starts nearer to the image, as there, but with the gradient of
-the point that fooled, which saves a pass. Differs from the authors' code: the projection is solved exactly, by one
-sort; images whose boundary is flat stay where they are.
+the point that fooled, which saves a pass. Differs from the authors' code: the projection is solved exactly, by
+Newton's method instead of sorting; images whose boundary is flat stay where they are.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class FAB:
     steps: int = 100
     targets: int = 9
     restarts: int = 1
-    version: int = 1
+    version: int = 2
 
     def __post_init__(self) -> None:
         if self.threat.norm not in ("Linf", "L2", "L1"):

@@ -64,7 +64,12 @@ class Noise:
 
     def integers(self, low: int, high: int, *shape: int) -> Tensor:
         """[N, *shape] int64, uniform on low..high, both included."""
-        return low + (self.uniform(*shape).double() * (high - low + 1)).long()
+        return whole(self.uniform(*shape), low, high)
+
+
+def whole(draws: Tensor, low: int, high: int) -> Tensor:
+    """Numbers in [0, 1) -> int64 in low..high, both included."""
+    return low + (draws.double() * (high - low + 1)).long()
 
 
 def _shift_right(bits: Tensor, places: int) -> Tensor:

@@ -142,14 +142,17 @@ def nearest_on_plane(norm: str, x: Tensor, slope: Tensor, need: Tensor) -> Tenso
         missing = (wanted - (gain.cumsum(1) - gain)).clamp_min(0) / steep.gather(1, order).clamp_min(TINY)
         size = torch.zeros_like(flat).scatter(1, order, torch.minimum(ranked, missing))
     elif norm in ("Linf", "L2"):
-        pace = torch.ones_like(steep) if norm == "Linf" else steep
-        stuck, order = torch.where(steep > 0, room / pace.clamp_min(TINY), 0.0).sort(dim=1)  # the t at which each is
-        fixed, moving = (room * steep).gather(1, order), (pace * steep).gather(1, order)
-        done, pull = fixed.cumsum(1) - fixed, moving.flip(1).cumsum(1).flip(1)  # by those before, by those from here on
-        enough = done + stuck * pull >= wanted
-        first = torch.where(enough.any(1), enough.int().argmax(1), enough.shape[1] - 1)[:, None]
-        t = (wanted - done.gather(1, first)) / pull.gather(1, first).clamp_min(TINY)
-        size = torch.where(enough.any(1, keepdim=True), torch.minimum(room, t * pace), room)
+        gain, pace = room * steep, torch.ones_like(steep) if norm == "Linf" else steep
+        pull = pace * steep
+        stuck = room == 0
+        while True:  # Newton's method on a concave, piecewise linear function of t: it only grows, and ends exactly
+            done = torch.linalg.vecdot(gain, stuck.to(gain))[:, None]
+            t = (wanted - done).clamp_min(0) / torch.linalg.vecdot(pull, (~stuck).to(pull)).clamp_min(TINY)[:, None]
+            now = stuck | (t * pace >= room)
+            if torch.equal(now, stuck):
+                break
+            stuck = now
+        size = torch.where(stuck, room, t * pace)
     else:
         raise ValueError(f"no projection on a plane is defined for norm {norm!r}; known: Linf, L2, L1")
     return (size * flat.sign()).view_as(x)

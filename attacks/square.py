@@ -18,12 +18,13 @@ from torch import Tensor
 from attacks import norms
 from attacks.contract import ThreatModel
 from attacks.losses import margin
-from attacks.noise import Noise
+from attacks.noise import Noise, whole
 from attacks.survivors import packer
 from attacks.target import Target
 
 # The share p of pixels in a square halves at these queries out of 10,000 (section 4.1).
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+TOGETHER = 50  # queries whose random numbers are drawn at once
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Square:
     threat: ThreatModel
     queries: int = 5000
     p: float = 0.8
-    version: int = 1
+    version: int = 2
 
     def __post_init__(self) -> None:
         if self.threat.norm not in ("Linf", "L2"):
@@ -53,7 +54,7 @@ class Square:
         result, place = x.clone(), torch.arange(len(x), device=x.device)
         x, y, best = x.clone(), y.clone(), start(x, self.threat.eps, noise.fork("start"))
         loss = x.new_full((len(x),), -torch.inf)
-        trial = best
+        trial, draws = best, x.new_empty(len(x), 0)
         for query in range(self.queries):
             value = margin(target[place].logits(trial), y).to(loss) if len(place) else loss
             better = value > loss
@@ -63,10 +64,12 @@ class Square:
                 down = loss > 0
                 result[place[down]] = best[down]
                 pack = packer(~down)
-                place, x, y, best, loss = map(pack, (place, x, y, best, loss))
+                place, x, y, best, loss, draws = map(pack, (place, x, y, best, loss, draws))
             if len(place) == 0:
                 return result
-            trial = propose(x, best, self.side(query, x), noise[place].fork("query", query))
+            if query % TOGETHER == 0:
+                draws = noise[place].fork("queries", query).uniform(TOGETHER, 4 + x.shape[1])
+            trial = propose(x, best, self.side(query, x), draws[:, query % TOGETHER])
         result[place] = best
         return result
 
@@ -76,22 +79,25 @@ class Square:
         share = self.p / 2 ** sum(done > halving for halving in HALVINGS)
         return max(1, round((share * x.shape[-2] * x.shape[-1]) ** 0.5))
 
-    def _flip(self, x: Tensor, best: Tensor, side: int, noise: Noise) -> Tensor:
-        """Algorithm 2: one sign per channel for the whole square, at the edge of the ball."""
+    def _flip(self, x: Tensor, best: Tensor, side: int, draws: Tensor) -> Tensor:
+        """Algorithm 2: one sign per channel for the whole square, at the edge of the ball. draws: see `_move`."""
         side = min(side, *x.shape[-2:])
-        inside = _window(x, side, side, noise)
-        sign = _signs(noise.fork("sign"), x.shape[1]).to(x)[:, :, None, None]
+        inside = _window(x, side, draws[:, :2])
+        sign = _signs(draws[:, 4:]).to(x)[:, :, None, None]
         return torch.where(inside, (x + self.threat.eps * sign).clamp(0, 1), best)
 
-    def _move(self, x: Tensor, best: Tensor, side: int, noise: Noise) -> Tensor:
-        """Algorithm 3: the budget of one square, and what is unused, goes into another square as a pyramid."""
+    def _move(self, x: Tensor, best: Tensor, side: int, draws: Tensor) -> Tensor:
+        """Algorithm 3: the budget of one square, and what is unused, goes into another square as a pyramid.
+
+        draws [N, 4 + C] in [0, 1): where the new square is, where the old one, the sign of each channel.
+        """
         side = min(max(3, side + 1 - side % 2), *x.shape[-2:])
         delta = best - x
-        new, old = (_window(x, side, side, noise.fork(which)) for which in ("new", "old"))
+        new, old = _window(x, side, draws[:, :2]), _window(x, side, draws[:, 2:4])
         length = delta.square().sum((1, 2, 3)).sqrt()
         freed = (delta * (new | old)).square().sum((1, 2, 3))
         budget = ((self.threat.eps**2 - length**2).clamp_min(0) + freed).sqrt() / x.shape[1] ** 0.5
-        bump = _pyramid(x, new, side) * _signs(noise.fork("sign"), x.shape[1]).to(x)[:, :, None, None]
+        bump = _pyramid(x, new, side) * _signs(draws[:, 4:]).to(x)[:, :, None, None]
         here = (delta * new).square().sum((2, 3), keepdim=True).sqrt()
         bump = bump + delta * new / here.clamp_min(norms.TINY)
         bump = bump / bump.square().sum((2, 3), keepdim=True).sqrt().clamp_min(norms.TINY)
@@ -99,23 +105,23 @@ class Square:
         return (x + norms.project_l2(moved, self.threat.eps)).clamp(0, 1)
 
 
-def _window(x: Tensor, height: int, width: int, noise: Noise) -> Tensor:
-    """A random rectangle for each image: [N, 1, H, W] bool."""
-    top = noise.fork("top").integers(0, x.shape[-2] - height)[:, None]
-    left = noise.fork("left").integers(0, x.shape[-1] - width)[:, None]
+def _window(x: Tensor, side: int, draws: Tensor) -> Tensor:
+    """The square of each image that its draws [N, 2] in [0, 1) choose: [N, 1, H, W] bool."""
     rows, columns = (torch.arange(size, device=x.device) for size in x.shape[-2:])
-    tall = (rows >= top) & (rows < top + height)
-    wide = (columns >= left) & (columns < left + width)
+    top, left = (whole(draws[:, i, None], 0, size - side) for i, size in enumerate(x.shape[-2:]))
+    tall = (rows >= top) & (rows < top + side)
+    wide = (columns >= left) & (columns < left + side)
     return (tall[:, :, None] & wide[:, None, :])[:, None]
 
 
-def _signs(noise: Noise, *shape: int) -> Tensor:
-    return noise.integers(0, 1, *shape) * 2 - 1
+def _signs(draws: Tensor) -> Tensor:
+    """Draws in [0, 1) -> -1 or 1."""
+    return whole(draws, 0, 1) * 2 - 1
 
 
 def _stripes(x: Tensor, eps: float, noise: Noise) -> Tensor:
     """Linf start: vertical stripes of one pixel at the edge of the ball."""
-    return (x + eps * _signs(noise, x.shape[1], 1, x.shape[3]).to(x)).clamp(0, 1)
+    return (x + eps * _signs(noise.uniform(x.shape[1], 1, x.shape[3])).to(x)).clamp(0, 1)
 
 
 def _tiles(x: Tensor, eps: float, noise: Noise) -> Tensor:
@@ -126,7 +132,7 @@ def _tiles(x: Tensor, eps: float, noise: Noise) -> Tensor:
     bump = _pyramid(x.new_zeros(1, 1, tile, tile), everywhere, tile)
     for top in range(0, x.shape[-2] - tile + 1, tile):
         for left in range(0, x.shape[-1] - tile + 1, tile):
-            sign = _signs(noise.fork(top, left), x.shape[1]).to(x)[:, :, None, None]
+            sign = _signs(noise.fork(top, left).uniform(x.shape[1])).to(x)[:, :, None, None]
             delta[:, :, top : top + tile, left : left + tile] = bump * sign
     length = delta.flatten(1).norm(dim=1).clamp_min(norms.TINY)
     return (x + delta * norms.per_image(eps / length, x)).clamp(0, 1)

@@ -41,17 +41,30 @@ def test_more_queries_never_lower_the_margin(norm, eps):
 
 def test_a_window_has_its_size_and_reaches_every_corner():
     x = torch.zeros(400, 3, 6, 8)
-    window = _window(x, 2, 3, Noise(0, torch.arange(400)))
-    assert window.shape == (400, 1, 6, 8) and (window.sum((1, 2, 3)) == 6).all()
+    window = _window(x, 3, Noise(0, torch.arange(400)).uniform(2))
+    assert window.shape == (400, 1, 6, 8) and (window.sum((1, 2, 3)) == 9).all()
     assert window[:, 0, 0, 0].any() and window[:, 0, -1, -1].any()
 
 
 def test_a_pyramid_by_hand():
     """n = 2: the rim weighs 1 / 4, the middle 1 / 4 + 1 / 1."""
     x = torch.zeros(1, 1, 4, 4)
-    inside = _window(x, 3, 3, Noise(0, torch.arange(1)))
+    inside = _window(x, 3, Noise(0, torch.arange(1)).uniform(2))
     block = _pyramid(x, inside, 3)[inside].view(3, 3)
     assert torch.allclose(block, torch.tensor([[0.25, 0.25, 0.25], [0.25, 1.25, 0.25], [0.25, 0.25, 0.25]]))
+
+
+def test_every_query_draws_anew():
+    """Also after the random numbers of 50 queries are used up: 200 proposals, almost all of them different."""
+    seen = set()
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 2))
+    model.register_forward_pre_hook(lambda _, inputs: seen.add(hash(inputs[0].numpy().tobytes())))
+    model.eval()[1].weight.data.zero_()
+    model[1].bias.data = torch.tensor([5.0, 0.0])  # never fooled
+    run(
+        Square(ThreatModel("Linf", 0.1), 200), model, torch.full((1, 3, 16, 16), 0.5), torch.zeros(1, dtype=torch.int64)
+    )
+    assert len(seen) > 150
 
 
 def test_squares_shrink_as_in_the_paper():
