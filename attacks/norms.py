@@ -1,9 +1,10 @@
 """Distances, projections, steepest ascent and random points in balls: pure functions on [N, ...] tensors.
 
-The L1 projection is Duchi et al. 2008 (https://doi.org/10.1145/1390156.1390191, figure 1). The L1 step follows the
-top-k steepest ascent of Maini, Wong, Kolter 2020 (https://arxiv.org/abs/1909.04068) and differs in three points of
-the released code: a pixel is blocked only in the direction in which it has no room left (so pixels at exactly 0 or 1
-can be attacked), what a blocked pixel cannot take goes to the next best one, and k is drawn per image.
+The L1 projection is that of Duchi et al. 2008 (https://doi.org/10.1145/1390156.1390191), found without sorting as in
+Michelot 1986 (https://doi.org/10.1007/BF00938486). The L1 step follows the top-k steepest ascent of Maini, Wong, Kolter
+2020 (https://arxiv.org/abs/1909.04068) and differs in three points of the released code: a pixel is blocked only in the
+direction in which it has no room left (so pixels at exactly 0 or 1 can be attacked), what a blocked pixel cannot take
+goes to the next best one, and k is drawn per image.
 """
 
 from __future__ import annotations
@@ -48,13 +49,17 @@ def project_l1(delta: Tensor, eps: float) -> Tensor:
     outside = size.sum(1) > eps
     if not outside.any():
         return delta
-    largest = size[outside].sort(dim=1, descending=True).values
-    excess = largest.cumsum(1, dtype=torch.float64) - eps
-    count = torch.arange(1, flat.shape[1] + 1, device=delta.device)
-    last = (largest * count > excess).sum(1, keepdim=True).clamp_min(1)  # how many entries stay non-zero
-    threshold = excess.gather(1, last - 1) / last
+    tall, threshold = size[outside], torch.zeros((), dtype=torch.float64, device=delta.device)
+    kept = tall > 0
+    while True:  # the threshold only grows, and ends exactly
+        excess = torch.where(kept, tall, 0).sum(1, keepdim=True, dtype=torch.float64) - eps
+        threshold = torch.maximum(threshold, excess / kept.sum(1, keepdim=True).clamp_min(1))
+        now = kept & (tall > threshold.to(tall))
+        if torch.equal(now, kept):
+            break
+        kept = now
     projected = flat.clone()
-    projected[outside] = flat[outside].sign() * (size[outside] - threshold.to(flat)).clamp_min(0)
+    projected[outside] = flat[outside].sign() * (tall - threshold.to(flat)).clamp_min(0)
     return projected.view_as(delta)
 
 
@@ -119,10 +124,15 @@ def l1_ascent(grad: Tensor, x_adv: Tensor, step: float, k: Tensor) -> Tensor:
     flat, image = grad.flatten(1), x_adv.flatten(1)
     room = torch.where(flat > 0, 1 - image, image) * (flat != 0)
     room = torch.minimum(room, (step / k)[:, None].to(room))
-    order = torch.where(room > 0, flat.abs(), -1.0).argsort(dim=1, descending=True)
-    ranked = room.gather(1, order)
-    before = ranked.cumsum(1) - ranked  # already spent when this pixel's turn comes
-    spent = torch.minimum(ranked, (step - before).clamp_min(0))
+    steep, most = torch.where(room > 0, flat.abs(), -1.0), 4 * int(k.max())
+    while True:  # the steepest few are enough, unless most of them have little room
+        order = steep.topk(min(most, flat.shape[1])).indices
+        ranked = room.gather(1, order)
+        before = ranked.cumsum(1) - ranked  # already spent when this pixel's turn comes
+        spent = torch.minimum(ranked, (step - before).clamp_min(0))
+        if most >= flat.shape[1] or (ranked.sum(1) > step).all():
+            break
+        most = flat.shape[1]
     return torch.zeros_like(flat).scatter(1, order, spent).mul(flat.sign()).view_as(grad)
 
 
