@@ -2,17 +2,20 @@
 
 Lower accuracy may be a worse model; higher robust accuracy may be a weaker attack. So a cell fails when it
 moves either way by more than its tolerance, and the message says which way. A cell without a number, a
-reference that the table lacks, and another number of images fail too. Against a paper's table nothing fails: other
-networks are bound to differ. What came out is told as text, JUnit XML, JSON or GitHub's workflow commands.
+reference that the table lacks, another number of images, and another attack, recipe or set of validation images than
+the reference's fail too: a radius of 0.031 for 8/255 moves no number by more than noise. Against a paper's table
+nothing fails: other networks are bound to differ. What came out is told as text, JUnit XML, JSON or GitHub's workflow
+commands.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -21,7 +24,7 @@ from scipy.special import stdtrit
 
 from bench.config import UserError, choose
 from bench.files import write_text
-from bench.plan import Plan
+from bench.plan import Plan, digest
 from bench.provenance import Provenance
 from bench.records import Results, read_eval, read_run
 from bench.report import against_paper
@@ -29,7 +32,7 @@ from bench.tables import OK
 
 COLUMNS = [
     "table", "row", "column", "n", "accuracy_percent", "tolerance_percent", "seed_spread_percent",
-    "provenance",
+    "attack", "recipe", "chosen_with", "provenance",
 ]  # fmt: skip
 LEAST_TOLERANCE = 2.0  # points: what another CPU or another release of the packages was allowed to move
 FALSE_ALARM = 0.001  # how often an equal training may fail the whole table
@@ -85,11 +88,11 @@ def check(plan: Plan, frame: pd.DataFrame, reference: Path) -> CheckResult:
     or broken.
     """
     known = _read(reference)
-    lines = {(line["row"], line["column"]): line for line in frame.to_dict("records")}
+    lines = {(line["row"], line["column"]): line | _made_with(plan, line) for line in frame.to_dict("records")}
     cells = []
     for (row, column), line in lines.items():
-        problem = _problem(line, known.get((row, column)), is_attack=plan.budgets.get(column) != "no attack")
-        cells.append(Checked(row, column, problem is None, problem or ""))
+        problems = _problems(line, known.get((row, column)), is_attack=plan.budgets.get(column) != "no attack")
+        cells.append(Checked(row, column, not problems, "; ".join(problems)))
     cells += [Checked(*key, ok=False, words="not in the table") for key in known if key not in lines]
     failed = sum(not cell.ok for cell in cells)
     verdict = f"{failed} failed" if failed else "all within tolerance"
@@ -119,7 +122,7 @@ def check_paper(plan: Plan, frame: pd.DataFrame, published: Path) -> CheckResult
 def changes(plan: Plan, frame: pd.DataFrame, reference: Path) -> list[str]:
     """What `write_reference` would change, cell by cell. Raises UserError when the old reference is broken."""
     old = _read(reference) if reference.exists() else {}
-    new = {(line["row"], line["column"]): line for line in frame.to_dict("records")}
+    new = {(line["row"], line["column"]): line | _made_with(plan, line) for line in frame.to_dict("records")}
     lines = []
     for (row, column), line in new.items():
         known, now = old.get((row, column)), 100 * line["accuracy"]
@@ -128,6 +131,8 @@ def changes(plan: Plan, frame: pd.DataFrame, reference: Path) -> list[str]:
         elif abs(now - known["accuracy_percent"]) > _SLACK or line["n"] != known["n"]:
             was = f"{known['accuracy_percent']:.2f} % of {known['n']:.0f}"
             lines.append(f"! {row} / {column}: {was} -> {now:.2f} % of {line['n']} images")
+        elif other := _made_otherwise(line, known):
+            lines.append(f"! {row} / {column}: {'; '.join(other)}")
     gone = [cell for cell in old if cell not in new]
     lines += [f"- {row} / {column}: {old[row, column]['accuracy_percent']:.2f} %" for row, column in gone]
     return [*lines, f"{plan.name}: {len(lines)} of {len(new | old)} cells change"]
@@ -160,6 +165,7 @@ def refuse_dirty(plan: Plan, results: Results) -> None:
 def write_reference(plan: Plan, frame: pd.DataFrame, path: Path) -> Path:
     """Today's numbers as the reference, see `_tolerance`. Raises UserError when a cell has none."""
     refuse_incomplete(plan, frame)
+    made_with = pd.DataFrame([_made_with(plan, line) for line in frame.to_dict("records")])
     lines = pd.DataFrame(
         {
             "table": frame["table"],
@@ -172,7 +178,30 @@ def write_reference(plan: Plan, frame: pd.DataFrame, path: Path) -> Path:
             "provenance": frame["run_ids"],
         }
     )
+    lines = pd.concat([lines, made_with], axis=1)[COLUMNS]
     return write_text(path, lines.to_csv(index=False, float_format="%.4f"))
+
+
+def _made_with(plan: Plan, line: Mapping[str, Any]) -> dict[str, str]:
+    """What a cell's number stands for: the attack, the recipe by name and a hash of its settings, and a hash of the
+    images that chose the checkpoint.
+    """
+    recipe = next(cell.recipe for cell in plan.cells if cell.row == line["row"])
+    return {
+        "attack": plan.budgets[line["column"]],
+        "recipe": f"{recipe} {digest(plan.recipes[recipe])}",
+        "chosen_with": (plan.validation_sha256 or "unknown")[:12],
+    }
+
+
+def _made_otherwise(line: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
+    """Where a cell and its reference do not stand for the same thing."""
+    words = {"attack": "attacked with", "recipe": "trained by", "chosen_with": "checkpoint chosen with images"}
+    return [
+        f"{said} {line[key]}, the reference {said.split()[-1]} {known[key]}"
+        for key, said in words.items()
+        if line[key] != known[key]
+    ]
 
 
 def _tolerance(frame: pd.DataFrame) -> pd.Series:
@@ -192,7 +221,7 @@ def _tolerance(frame: pd.DataFrame) -> pd.Series:
     return 100 * stdtrit(freedom, 1 - FALSE_ALARM / (2 * len(frame))) * pooled * (1 + 1 / seeds) ** 0.5
 
 
-def _read(path: Path) -> dict[tuple[str, str], dict[str, float]]:
+def _read(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
     """(row, column) -> the reference cell."""
     try:
         frame = pd.read_csv(path)
@@ -210,23 +239,24 @@ def _read(path: Path) -> dict[tuple[str, str], dict[str, float]]:
     return {(line["row"], line["column"]): line for line in frame.to_dict("records")}
 
 
-def _problem(line: dict[str, object], known: dict[str, float] | None, is_attack: bool) -> str | None:
-    """Why the cell fails, or None."""
+def _problems(line: Mapping[str, Any], known: Mapping[str, Any] | None, is_attack: bool) -> list[str]:
+    """Why the cell fails: nothing, if it does not."""
     if line["state"] != OK:
-        return f"{line['state']}: {line['error']}"
+        return [f"{line['state']}: {line['error']}"]
     if known is None:
-        return "not in the reference; add it with `bench check --update`"
+        return ["not in the reference; add it with `bench check --update`"]
     if line["n"] != known["n"]:
-        return f"measured on {line['n']} images, the reference on {known['n']}"
-    moved = 100 * float(str(line["accuracy"])) - known["accuracy_percent"]
+        return [f"measured on {line['n']} images, the reference on {known['n']}"]
+    moved = 100 * float(line["accuracy"]) - known["accuracy_percent"]
     if abs(moved) <= known["tolerance_percent"] + _SLACK:
-        return None
+        return _made_otherwise(line, known)
     higher = "a weaker attack, or a better model" if is_attack else "a better model, or other data"
     lower = "a worse model, or a stronger attack" if is_attack else "a worse model, or other data"
-    return (
+    words = (
         f"{moved:+.2f} points from {known['accuracy_percent']:.2f} % "
         f"(tolerance {known['tolerance_percent']:.2f}): {higher if moved > 0 else lower}"
     )
+    return [words, *_made_otherwise(line, known)]
 
 
 def tell(outcomes: Sequence[CheckResult], style: str) -> str:

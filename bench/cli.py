@@ -132,9 +132,12 @@ def run(table: str, dry_run: bool, **given: Any) -> int:
     click.echo(f"\ntrained {summary.trained}, attacked {summary.attacked}, kept {summary.kept}; wrote {path}")
     for picture in figures.draw(job.plan, frame, job.results):
         click.echo(f"wrote {picture}")
-    for failure in summary.failures:
+    lacking = frame.loc[frame["state"] != tables.OK, "error"]
+    refused = f"{len(lacking)} of {len(frame)} cells have no number: {'; '.join(lacking.head(1))}"
+    failures = summary.failures or ([refused] if len(lacking) else [])
+    for failure in failures:
         click.echo(f"error: {failure}", err=True)
-    return 1 if summary.failures else 0
+    return 1 if failures else 0
 
 
 @app.command()

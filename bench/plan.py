@@ -63,7 +63,8 @@ class Cell:
 class Plan:
     """All that a table will be made of. budgets: column -> such as "Linf 8/255, 100 steps of 0.003".
     recipes, attacks: full name -> resolved settings. options: those of the evaluation. images: how many
-    images of `split`. figure: its picture. teachers: training id -> run id of the frozen network it learns from.
+    images of `split`. figure: its picture. validation_sha256: of the images that choose checkpoints.
+    teachers: training id -> run id of the frozen network it learns from.
     unions, means: column -> the columns it is made of; it has no cells of its own. published: column -> its name in
     the reference file. baseline: the row that the others are tested against, or "".
     """
@@ -90,6 +91,7 @@ class Plan:
     unions: dict[str, list[str]] = field(default_factory=dict)
     means: dict[str, list[str]] = field(default_factory=dict)
     published: dict[str, str] = field(default_factory=dict)
+    validation_sha256: str | None = None
     split: Literal["test", "validation"] = "test"
     figure: Figure | None = None
     baseline: str = ""
@@ -188,6 +190,7 @@ def make(
     members: Mapping[str, int],
     eval_options: Mapping[str, Any],
     eval_seed: int = 0,
+    validation_sha256: str | None = None,
     fast: bool = False,
 ) -> Plan:
     """The plan of one table.
@@ -230,6 +233,7 @@ def make(
         budgets={column.label: _words(column, attacks) for column in spec.columns},
         recipes={setting.recipe(training): recipes[training] for training in spec.trainings},
         attacks={setting.attack(attack): attacks[attack] for attack in spec.attacks},
+        validation_sha256=validation_sha256,
         options=dict(eval_options) | {"eval_seed": eval_seed, "train_sha256": train_sha256},
         teachers=_teachers(cells, recipes, dataset, train_sha256, arch),
         unions={column.label: list(column.union) for column in spec.columns if column.union},

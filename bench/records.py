@@ -77,6 +77,7 @@ class RunRecord:
     cost: TrainingCost
     provenance: Provenance
     teacher: Source | None = field(default=None, kw_only=True)
+    validation_sha256: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if training_of(self.run_id) != self.training_id:

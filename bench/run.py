@@ -116,6 +116,7 @@ class TableRun:
             images=len(self.images),
             images_sha256=self.images.sha256,
             train_sha256=self.dataset.train.sha256,
+            validation_sha256=self.dataset.validation.sha256,
             recipes={name: recipe.resolved for name, recipe in self.recipes.items()},
             attacks={name: resolved for name, (_, resolved) in self.attacks.items()},
             members={name: recipe.trainer.members for name, recipe in self.recipes.items()},

@@ -175,6 +175,9 @@ def _stale(plan: Plan, cell: Cell, record: EvalRecord, runs: Mapping[str, RunRec
         source = runs[cell.source_run_id]
         if record.source != Source(source.run_id, source.weights_sha256):
             return f"the record was crafted on other weights than {cell.source_run_id} has now"
+    chosen_with = runs[cell.run_id].validation_sha256
+    if plan.validation_sha256 and chosen_with and chosen_with != plan.validation_sha256:
+        return "its checkpoint was chosen with other images than the validation images"
     if record.images_sha256 != plan.images_sha256:
         return "the record is of other images than the plan's"
     if len(record.images) != plan.images:

@@ -92,6 +92,7 @@ class Training:
         schedule, folder = self.recipe.schedule, results.training(self.training_id)
         teachers, source = self._load_teacher(results)
         steps = -(-len(self.dataset.train) // schedule.batch_size)
+        train, validation = (_split(part, self.device) for part in (self.dataset.train, self.dataset.validation))
         progress.begin(f"training {self.training_id}", schedule.epochs * steps)
 
         def on_epoch(report: EpochReport) -> None:
@@ -101,8 +102,8 @@ class Training:
             result = fit(
                 self.recipe.trainer,
                 self.networks(),
-                _split(self.dataset.train, self.device),
-                _split(self.dataset.validation, self.device),
+                train,
+                validation,
                 schedule,
                 self.seed,
                 teachers=teachers,
@@ -118,7 +119,7 @@ class Training:
                 f"cannot write to {folder}: {error.strerror or error}; what its checkpoint holds is kept"
             ) from error
         progress.end()
-        self._register(results, result, source)
+        self._register(results, result, source, validation)
         progress.say(f"trained {self.training_id}: {_figures(result.history[-1], schedule.epochs)}")
         for n, words in enumerate(result.health):
             for each in words:
@@ -144,12 +145,13 @@ class Training:
         network, record = registry.load(results, run_id, self.teacher[0].archs)
         return [network.to(self.device)], Source(run_id, record.weights_sha256)
 
-    def _register(self, results: Results, result: Fit, teacher: Source | None) -> None:
-        cost = self._cost(result)
+    def _register(self, results: Results, result: Fit, teacher: Source | None, validation: Split) -> None:
+        """validation: what the checkpoints were chosen with; the records say so, and tables look at it."""
+        cost, chosen_with = self._cost(result), Images(*(part.cpu() for part in validation)).sha256
         snapshots = [*result.best, *result.last]
         for run_id, member, snapshot in zip(self.run_ids, 2 * list(range(len(result.best))), snapshots, strict=True):
             record = self._record(run_id, member, snapshot, result.health[member], cost, teacher)
-            registry.register(results, snapshot.state, record)
+            registry.register(results, snapshot.state, replace(record, validation_sha256=chosen_with))
 
     def _cost(self, result: Fit) -> TrainingCost:
         history = result.history

@@ -1,4 +1,4 @@
-"""The scripts in benchmarks/ run: they use the suite as anybody would, and a change of it must not leave them behind."""
+"""The scripts in benchmarks/ run: they use the suite as anybody would, and no change of it may leave them behind."""
 
 from __future__ import annotations
 

@@ -68,6 +68,34 @@ def test_with_seeds_the_tolerance_is_the_prediction_interval_of_one_more(tmp_pat
     assert tolerance[1] == tolerance[3] == pytest.approx(t * (attacked * 4 / 3) ** 0.5, abs=1e-3)
 
 
+def filled(plan: Plan, folder: Path) -> pd.DataFrame:
+    """The table of a plan whose records have the verdicts of ALL."""
+    fill(plan, Results(folder), ALL)
+    return table(plan, Results(folder))
+
+
+def test_another_radius_fails_where_every_number_is_the_same(reference: Path, tmp_path: Path):
+    plan = plan_2x2(images=400, eps=0.031)
+    found = failures(filled(plan, tmp_path / "other"), reference, plan)
+    wanted = "attacked with Linf 0.031, 100 steps of 0.003, the reference with Linf 8/255, 100 steps of 0.003"
+    assert len(found) == 2 and all(line.endswith(f"C&W: {wanted}") for line in found)
+
+
+def test_another_recipe_fails_for_its_rows_alone(reference: Path, tmp_path: Path):
+    other = {"trainer": "at", "version": 1, "settings": {"schedule": {"epochs": 3}, "inner": {"eps": 0.031}}}
+    mat = {"trainer": "mat", "version": 1, "settings": {"schedule": {"epochs": 3}}}
+    plan = plan_2x2(images=400, recipes={"at": other, "mat": mat})
+    found = failures(filled(plan, tmp_path / "other"), reference, plan)
+    assert len(found) == 2 and all("AT / " in line and "trained by at-tiny " in line for line in found)
+
+
+def test_checkpoints_chosen_with_other_images_fail(reference: Path, tmp_path: Path):
+    plan = plan_2x2(images=400, validation_sha256="0123456789abcdef")
+    found = failures(filled(plan, tmp_path / "other"), reference, plan)
+    assert len(found) == 4
+    assert all("checkpoint chosen with images 0123456789ab, the reference" in line for line in found)
+
+
 def test_within_the_tolerance_passes(frame: pd.DataFrame, reference: Path):
     assert failures(moved(frame, 4.5), reference) == failures(moved(frame, -4.5), reference) == []
 

@@ -14,8 +14,10 @@ import pytest
 import torch
 
 from attacks.pgd import PGD
+from bench import data, train
 from bench.cli import main
 from bench.records import Results, list_runs
+from trainers.loop import Split
 
 ROOT = Path(__file__).parents[1]
 QUICK = ["--images", "30", "--set", "*-digits.schedule.epochs=1", "--set", "*-digits.inner.steps=2"]
@@ -144,6 +146,22 @@ def test_attack_on_a_users_own_model(tmp_path, capsys, monkeypatch):
         code, _, err = bench(capsys, "attack", f"my_model:{factory}", "fgsm-digits", "--results", tmp_path)
         assert code == 2 and err.startswith(f"bench: running the code of my_model:{factory}\n")
         assert message in err and len(err.splitlines()) == 2
+
+
+def test_a_checkpoint_that_test_images_chose_is_no_number(tmp_path, capsys, monkeypatch):
+    """The bug itself: the training is handed the test images as validation images."""
+
+    def leaked(images, device):
+        images = digits.test if images.sha256 == digits.validation.sha256 else images
+        return Split(images.x, images.y, images.ids)
+
+    digits = data.load("digits")
+    monkeypatch.setattr(train, "_split", leaked)
+    code, _, err = bench(capsys, "run", "table2", *QUICK, "--results", tmp_path)
+    assert "error: 35 of 35 cells have no number: AT / Clean, seed 0: its checkpoint was chosen with" in err
+    frame = pd.read_csv(tmp_path / "tables" / "table2-digits.csv")
+    assert code == 1 and frame["accuracy_percent"].isna().all()
+    assert frame["error"].str.contains("chosen with other images than the validation images").all()
 
 
 def test_train_registers_and_says_the_run_ids(tmp_path, capsys):

@@ -138,6 +138,18 @@ def test_an_error_record_is_an_error_cell(results: Results, whole_training: bool
     assert found["state"] == "error" and "NaN loss" in found["error"] and np.isnan(found["accuracy"])
 
 
+def test_a_checkpoint_that_was_chosen_with_test_images_is_no_number(tmp_path: Path):
+    plan, results = plan_2x2(validation_sha256="validation"), Results(tmp_path)
+    fill(plan, results, {("AT", "Clean"): [1] * 4, ("MAT_h2", "Clean"): [1] * 4})
+    at, mat = (next(cell.run_id for cell in plan.cells if cell.row == row) for row in ("AT", "MAT_h2"))
+    write_run(results, replace(run_record(at), validation_sha256="test"))
+    write_run(results, replace(run_record(mat), validation_sha256="validation"))
+    found = table(plan, results).set_index(["row", "column"])
+    assert found.loc[("AT", "Clean"), "state"] == "stale"
+    assert "chosen with other images than the validation images" in found.loc[("AT", "Clean"), "error"]
+    assert found.loc[("MAT_h2", "Clean"), "state"] == "ok"
+
+
 @pytest.mark.parametrize(
     ("change", "words"), [({"weights": "old"}, "other weights"), ({"images_sha256": "old"}, "other images")]
 )
