@@ -2,10 +2,12 @@
 
 Simulated verdicts: an image has a difficulty that all networks share, a network adds noise of its own to it and, where
 seeds are drawn, a seed adds a shift, so that networks agree on most images as real ones do. With `--results` also
-records of several seeds: those of one method against each other, and with each image's verdicts swapped at random.
-docs/statistics.md has what this printed.
+records of several seeds: those of one method against each other, and with each image's verdicts swapped at random. With
+`--train N` N networks of one recipe that differ in their seed alone, and one of them attacked with other noise: pairs
+of equals that no simulation made. docs/statistics.md has what this printed.
 
     python benchmarks/null_experiment.py --results results --table table2-digits
+    python benchmarks/null_experiment.py --trials 0 --train 40
 """
 
 from __future__ import annotations
@@ -13,15 +15,25 @@ from __future__ import annotations
 import argparse
 from itertools import combinations
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
+from attacks.noise import Noise, derive_seed
+from attacks.target import Target
+from bench import registry
+from bench.catalog import Catalog
 from bench.compare import Robust, between_rows
+from bench.data import load
 from bench.plan import read_plan
+from bench.progress import Progress
 from bench.records import Results
 from bench.stats import compare, mcnemar, over_seeds, p_equal, wilson
 from bench.tables import find
+from bench.train import Training
 
 LEVEL = 0.05
 OWN = 0.5  # a network's own noise, as a share of the deviation of difficulty
@@ -38,12 +50,18 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=200, help="for each gap")
     parser.add_argument("--results", type=Path)
     parser.add_argument("--table", default="table2-digits")
+    parser.add_argument(
+        "--train", type=int, default=0, metavar="N", help="networks; nothing is simulated with --trials 0"
+    )
     given = parser.parse_args()
     rng = np.random.default_rng(0)
-    nothing_to_find(rng, given.trials)
-    tables_of_equals(rng, given.trials // 10)
-    intervals(rng, given.trials)
-    gaps(rng, given.pairs)
+    if given.trials:
+        nothing_to_find(rng, given.trials)
+        tables_of_equals(rng, given.trials // 10)
+        intervals(rng, given.trials)
+        gaps(rng, given.pairs)
+    if given.train:
+        trained(rng, given.train, given.pairs)
     if given.results:
         real(rng, Results(given.results), given.table, given.trials)
 
@@ -178,6 +196,42 @@ def real(rng: Random, results: Results, name: str, trials: int) -> None:
     print("| pairs | McNemar p at most 0.05 |\n|---|---|")
     print(f"| verdicts of two rows, swapped at random ({100 * differ:.1f} % differ) | {share(swapped, trials)} |")
     print(f"| two seeds of one method, {len(ps)} pairs | {share(sum(p <= LEVEL for p in ps), len(ps))} |")
+
+
+def trained(rng: Random, count: int, pairs: int) -> None:
+    """Networks of at-digits that differ in their seed alone, under PGD-20: random pairs of them, random groups of five
+    against five others, and one network attacked twice with other noise.
+    """
+    dataset, recipe = load("digits"), Catalog().recipe("at-digits")
+    attack = Catalog().attack("pgd-20-digits")[0]
+    with TemporaryDirectory() as folder:
+        results, networks = Results(Path(folder)), []
+        for seed in range(count):
+            training = Training(recipe, dataset, "cnn-small", seed, torch.device("cpu"))
+            training.run(results, Progress(quiet=True))
+            networks.append(registry.load(results, training.run_ids[0])[0])
+
+    def robust(network: nn.Module, seed: int) -> Flags:
+        target, (x, y, ids) = Target(network), (dataset.test.x, dataset.test.y, dataset.test.ids)
+        right = target.logits(x).argmax(1) == y
+        found = attack(target, x, y, Noise(derive_seed("null", seed), ids))
+        return (right & (target.logits(found).argmax(1) == y)).numpy()
+
+    seeds = np.stack([robust(network, 0) for network in networks])
+    noises = np.stack([robust(networks[0], seed) for seed in range(count)])
+    pair = [rng.choice(count, 2, replace=False) for _ in range(pairs)]
+    groups = [np.split(rng.choice(count, 10, replace=False), 2) for _ in range(pairs)]
+    found = {
+        "one network, other noise of the attack: McNemar": [mcnemar(noises[a], noises[b]) for a, b in pair],
+        "other training seeds, one against one: McNemar": [mcnemar(seeds[a], seeds[b]) for a, b in pair],
+        "other training seeds, five against five": [p_equal(seeds[a], seeds[b]) for a, b in groups],
+    }
+    spread = 100 * seeds.mean(1).std(ddof=1)
+    print(f"**{count} trainings of at-digits** under PGD-20, n = {seeds.shape[1]}; sd of seeds {spread:.2f} points\n")
+    print(f"| {pairs} random pairs of | p at most 0.05 |\n|---|---|")
+    for words, ps in found.items():
+        print(f"| {words} | {share(sum(p <= LEVEL for p in ps), pairs)} |")
+    print()
 
 
 if __name__ == "__main__":

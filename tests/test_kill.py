@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,10 +31,20 @@ COMMAND += ["--set", "*-digits.schedule.epochs=3", "--set", "*-digits.inner.step
 COMMAND += [part for name in ("pgd-100", "fog", "gabor", "elastic") for part in ("--set", f"{name}-digits.steps=20")]
 
 
-def start(results: Path) -> subprocess.Popen[bytes]:
+TABLE5 = [sys.executable, "-m", "bench", "run", "table5", "--fast", "--images", "10"]
+TABLE5 += [
+    part
+    for key in ("epochs=1", "batch_size=256", "validation_steps=2")
+    for part in ("--set", f"*-digits.schedule.{key}")
+]
+for attack in ("pgd-linf", "pgd-l2", "pgd-l1", "apgd-linf", "apgd-l2", "apgd-l1", "ddn", "deepfool", "msd"):
+    TABLE5 += ["--set", f"{attack}-digits.steps=5"]
+
+
+def start(results: Path, command: list[str] = COMMAND) -> subprocess.Popen[bytes]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen([*COMMAND, "--results", str(results)], cwd=ROOT, env=environment, **quiet)
+    return subprocess.Popen([*command, "--results", str(results)], cwd=ROOT, env=environment, **quiet)
 
 
 def kill_when(results: Path, pattern: str) -> None:
@@ -63,6 +74,38 @@ def test_a_killed_run_ends_like_an_undisturbed_one(tmp_path):
         kill_when(broken, pattern)
     assert start(broken).wait() == 0
     assert everything(broken) == everything(tmp_path / "whole")
+
+
+def finished(results: Path) -> dict[Path, tuple[int, int]]:
+    """When the files of all that is done were written, to the nanosecond, and their length."""
+    done = [*results.glob("evals/*/*.parquet"), *results.glob("runs/*/*.json"), *results.glob("runs/*/*.safetensors")]
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in done}
+
+
+def test_a_table_that_is_killed_again_and_again_loses_nothing_and_repeats_nothing(tmp_path):
+    """Every time 1 or 2 files later and at any moment after; BENCH_KILLS=100 kills so often (minutes)."""
+    kills, chance, broken = int(os.environ.get("BENCH_KILLS", "4")), random.Random(5), tmp_path / "broken"
+    assert start(tmp_path / "whole", TABLE5).wait() == 0
+    done: dict[Path, tuple[int, int]] = {}
+    killed = 0
+    while killed < kills:
+        process, more = start(broken, TABLE5), chance.choice([1, 2])
+        while process.poll() is None and len(finished(broken)) < len(done) + more:
+            time.sleep(0.002)
+        time.sleep(0.3 * chance.random())
+        process.kill()
+        killed += process.wait() == -signal.SIGKILL
+        now = finished(broken)
+        assert done.items() <= now.items(), "what was done is as it was: not lost, not made again"
+        done = now
+        if process.returncode == 0:  # all of it: once more from the start
+            assert everything(broken) == everything(tmp_path / "whole")
+            shutil.rmtree(broken)
+            done = {}
+    assert start(broken, TABLE5).wait() == 0
+    assert done.items() <= finished(broken).items()
+    assert everything(broken) == everything(tmp_path / "whole")
+    print(f"{killed} kills, {len(finished(broken))} files")
 
 
 KILLS = 10

@@ -197,16 +197,19 @@ def test_what_is_no_run_and_no_table_is_a_sentence(results: Results, capsys: pyt
 def test_a_table_keeps_what_it_is_told_to_and_is_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "t.toml").write_text(
         'title = "t"\nsource = "s"\nreference = ""\nrows = [{ label = "AT", method = "at" }]\n'
-        'columns = [{ label = "Clean", attack = "clean" }, { label = "FGSM", attack = "fgsm" }]\n'
+        'columns = [{ label = "Clean", attack = "clean" }, { label = "FGSM", attack = "fgsm" },\n'
+        '{ label = "from natural", attack = "fgsm", source = "natural" }]\n'
         '[[settings]]\nprofile = "digits"\ndataset = "digits"\narch = "cnn-small"\n'
         'datasets = ["digits"]\narchs = ["*"]\n'
     )
     command = ["run", tmp_path / "t.toml", "--images", "30", *TRAIN, "--results", tmp_path / "r"]
     assert bench(capsys, *command)[0] == 0
     assert not list(tmp_path.rglob("*.npz"))
-    code, out, _ = bench(capsys, *command, "--keep-adversarial")
-    assert code == 0 and "attacked 1, kept 1" in out and len(list(tmp_path.rglob("*.npz"))) == 1
-    assert "attacked 0, kept 2" in bench(capsys, *command, "--keep-adversarial")[1]
     (name,) = (path.stem for path in (tmp_path / "r" / "plans").glob("*.json"))
+    code, out, _ = bench(capsys, "verify", name, "--all", "--results", tmp_path / "r")
+    assert code == 0 and out.count("30 of 30 images, 0 kept and 30 made again") == 3, "also the transferred ones"
+    code, out, _ = bench(capsys, *command, "--keep-adversarial")
+    assert code == 0 and "attacked 2, kept 1" in out and len(list(tmp_path.rglob("*.npz"))) == 2
+    assert "attacked 0, kept 3" in bench(capsys, *command, "--keep-adversarial")[1]
     code, out, _ = bench(capsys, "verify", name, "--results", tmp_path / "r")
-    assert code == 0 and out.count("20 of 30 images") == 2
+    assert code == 0 and out.count("20 of 30 images") == 3
