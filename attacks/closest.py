@@ -34,13 +34,15 @@ class Closest:
     def offer(self, target: Target, place: Tensor, x_adv: Tensor, y: Tensor, logits: Tensor) -> Tensor:
         """x_adv [n, C, H, W], labels y [n] and logits [n, K] for the images place [n] -> [n] bool, which fool.
 
-        target: the view for these n images. An image counts as fooled where no rounding could undo it.
+        target: the view for these n images. An image counts as fooled where no rounding could undo it. Only one that
+        would be the closest is confirmed by the model itself.
         """
-        fooled = target.confirm(margin(logits, y) > rounding(logits), x_adv, y)
+        suspects = margin(logits, y) > rounding(logits)
         length = (x_adv - self.x[place]).flatten(1).norm(dim=1)
-        closer = fooled & (length < self.distance[place])
-        self.x_adv[place[closer]], self.distance[place[closer]] = x_adv[closer], length[closer]
-        return fooled
+        closer = suspects & (length < self.distance[place])
+        confirmed = target.confirm(closer, x_adv, y)
+        self.x_adv[place[confirmed]], self.distance[place[confirmed]] = x_adv[confirmed], length[confirmed]
+        return suspects & (confirmed | ~closer)
 
     def refine(self, target: Target, y: Tensor, rounds: int) -> None:
         """The nearest of the likeliest classes, then at most `rounds` steps on the margin; see the module's text.

@@ -22,10 +22,18 @@ from bench.records import Results, RunRecord, read_run, write_run
 
 
 def register(results: Results, state: dict[str, Tensor], record: RunRecord) -> RunRecord:
-    """Save weights and buffers under `record.run_id`; returns the record with their SHA-256. Raises UserError."""
+    """Save weights and buffers under `record.run_id`; returns the record with their SHA-256. Raises UserError.
+
+    Where the same weights are registered already, nothing is written and their record is returned.
+    """
     content = save({name: value.detach().cpu().contiguous() for name, value in state.items()})
-    write_atomic(weights_path(results, record), lambda file: file.write(content))
     whole = replace(record, weights_sha256=hashlib.sha256(content).hexdigest())
+    path = weights_path(results, record)
+    if results.run(record.run_id).exists() and path.exists() and path.read_bytes() == content:
+        known = read_run(results, record.run_id)
+        if known.weights_sha256 == whole.weights_sha256:
+            return known
+    write_atomic(path, lambda file: file.write(content))
     write_run(results, whole)
     return whole
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -53,8 +54,12 @@ class Training:
         return replace(self, recipe=taught.recipe, arch=taught.arch or self.arch), run_id
 
     def to_do(self, results: Results, run_ids: Iterable[str] = ()) -> list[Training]:
-        """What is still to train for these of its networks (none named: for all), the teacher first."""
-        if all(results.run(run_id).exists() for run_id in run_ids or self.run_ids):
+        """What is still to train for these of its networks (none named: for all), the teacher first.
+
+        A training with a checkpoint was stopped, if only between two of its records: it goes on from there.
+        """
+        whole = not self._checkpoint(results).exists()
+        if whole and all(results.run(run_id).exists() for run_id in run_ids or self.run_ids):
             return []
         before = [] if self.teacher is None else self.teacher[0].to_do(results, [self.teacher[1]])
         return [*before, self]
@@ -109,7 +114,7 @@ class Training:
                 teachers=teachers,
                 augment=data.augment,
                 flip=self.dataset.flip,
-                checkpoint=folder / "checkpoint.pt",
+                checkpoint=self._checkpoint(results),
                 identity=self.training_id,
                 on_epoch=on_epoch,
                 on_step=progress.advance,
@@ -124,8 +129,12 @@ class Training:
         for n, words in enumerate(result.health):
             for each in words:
                 progress.say(f"  network {n + 1} {each}")
-        (folder / "checkpoint.pt").unlink(missing_ok=True)
+        self._checkpoint(results).unlink(missing_ok=True)
         return True
+
+    def _checkpoint(self, results: Results) -> Path:
+        """What a stopped training goes on from; it is there until all records are."""
+        return results.training(self.training_id) / "checkpoint.pt"
 
     def networks(self) -> list[nn.Module]:
         """The cohort, each network with initial weights of its own; a teacher of the same seed had those before."""

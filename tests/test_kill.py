@@ -18,8 +18,11 @@ import torch
 from methods import INNER, THREE
 from safetensors.torch import save_file
 
-from bench import data, models
-from bench.records import Results, list_runs, read_eval, read_run
+from bench import data, models, registry
+from bench.catalog import Catalog
+from bench.progress import Progress
+from bench.records import Results, RunRecord, list_runs, read_eval, read_run
+from bench.train import Training
 from trainers.contract import Trainer
 from trainers.loop import Schedule, Split, fit
 from trainers.mat import MAT
@@ -74,6 +77,31 @@ def test_a_killed_run_ends_like_an_undisturbed_one(tmp_path):
         kill_when(broken, pattern)
     assert start(broken).wait() == 0
     assert everything(broken) == everything(tmp_path / "whole")
+
+
+def test_a_training_that_dies_between_two_of_its_records_writes_the_others_later(tmp_path, monkeypatch):
+    """Found by the test below: the table had the best networks that it wanted, and the last ones were forgotten."""
+    recipe = Catalog(None, ["*-digits.schedule.epochs=1", "*-digits.inner.steps=1"]).recipe("mat-digits")
+    training = Training(recipe, data.load("digits"), "cnn-small", 0, torch.device("cpu"))
+    results, quiet, write = Results(tmp_path), Progress(quiet=True), registry.write_run
+    best, written = training.run_ids[:2], []
+
+    def dies_at_the_third(results: Results, record: RunRecord) -> None:
+        written.append(record.run_id)
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        write(results, record)
+
+    monkeypatch.setattr(registry, "write_run", dies_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        training.run(results, quiet)
+    assert list_runs(results) == sorted(best)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/*best*")}
+    monkeypatch.setattr(registry, "write_run", write)
+    assert training.to_do(results, best) == [training]
+    assert training.run(results, quiet) and training.to_do(results) == []
+    assert list_runs(results) == sorted(training.run_ids)
+    assert times and all(path.stat().st_mtime_ns == time for path, time in times.items())
 
 
 def finished(results: Path) -> dict[Path, tuple[int, int]]:
