@@ -28,9 +28,15 @@ def test_a_network_is_dead_when_its_last_three_epochs_are_at_chance():
     assert health(curve([0.4, 0.3, 0.1, 0.1, 0.05]), 0, 0.1, False) == [
         "collapsed: validation robust accuracy at chance from epoch 3 on, 10.0% at best"
     ]
-    for alive in ([0.4, 0.1, 0.1], [0.1] * 5 + [0.3], [0.1] * 2, [0.11] * 5):
+    for alive in ([0.4, 0.1, 0.1], [0.1] * 5 + [0.3], [0.1] * 2, [0.16] * 5):
         assert health(curve(alive), 0, 0.1, False) == []
     assert health(curve([0.0] * 5), 0, 0.1, True) == [], "a naturally trained network withstands nothing"
+
+
+def test_a_little_luck_in_one_epoch_is_no_life():
+    """A network of figure3 whose validation accuracy was 12 % once, and 1 % on other images."""
+    assert health(curve([0.5, 0.04, 0.12, 0.05]), 0, 0.1, False)
+    assert not health(curve([0.5, 0.04, 0.16, 0.05]), 0, 0.1, False)
 
 
 def test_one_class_for_every_image_is_a_collapse_even_above_chance():

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+NEAR_CHANCE = 1.5  # times guessing: 200 validation images leave that much to luck (10 classes, 2.4 standard deviations)
 DEAD_EPOCHS = 3  # a slow start is no collapse, and neither is one bad epoch
 OVERFITTED_GAP = 0.3  # single-step minus multi-step accuracy, where multi-step is also less than half of single-step
 
@@ -47,7 +48,8 @@ def health(history: Sequence[EpochReport], n: int, chance: float, natural: bool)
 def _collapsed(history: Sequence[EpochReport], n: int, chance: float, natural: bool) -> list[str]:
     """Dead in each of the last DEAD_EPOCHS epochs or more."""
     figures = [(report.clean if natural else report.robust)[n] for report in history]
-    dead = [report.constant[n] or figure <= chance for report, figure in zip(history, figures, strict=True)]
+    pairs = zip(history, figures, strict=True)
+    dead = [report.constant[n] or figure <= NEAR_CHANCE * chance for report, figure in pairs]
     alive = max((epoch for epoch, is_dead in enumerate(dead, 1) if not is_dead), default=0)
     if len(history) - alive < DEAD_EPOCHS:
         return []
