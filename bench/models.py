@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import sys
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -114,6 +115,23 @@ class ResNet(nn.Module):
         return self.linear(x.mean((2, 3)))
 
 
+class Ensemble(nn.Module):
+    """Several networks as one: the logarithm of the mean of their probabilities [B, K]."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logs = torch.stack([F.log_softmax(network(x), 1) for network in self.networks])
+        return logs.logsumexp(0) - math.log(len(self.networks))
+
+
+def ensemble_state(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The state of the Ensemble of networks with these states."""
+    return {f"networks.{n}.{name}": value for n, state in enumerate(states) for name, value in state.items()}
+
+
 def cnn_small(shape: Shape, classes: int) -> nn.Module:
     """Four small convolutions with batch norm and a linear layer, for 8x8 digits: trains in seconds on a CPU.
 
@@ -183,10 +201,15 @@ def create(
 ) -> nn.Module:
     """A freshly initialised network in evaluation mode: [B, *shape] in [0, 1] -> logits [B, classes].
 
-    name: an entry of MODELS or module:factory. seed: of the initial weights; the global random state is untouched.
+    name: an entry of MODELS or module:factory, or several joined by "+": their Ensemble. seed: of the initial weights;
+    the global random state is untouched.
     normalize: (mean, std) per channel, made the first module. Raises UserError.
     """
     check_name(name)
+    if "+" in name:
+        parts = enumerate(name.split("+"))
+        made = [create(part, shape, classes, None if seed is None else seed + n) for n, part in parts]
+        return with_normalization(Ensemble(made), shape, normalize).eval()
     with torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs too
@@ -197,8 +220,11 @@ def create(
 
 
 def check_name(name: str) -> str:
-    """The name, if it is an entry of MODELS or has the form module:factory. Raises UserError."""
-    return name if ":" in name else choose(name, MODELS, "model")
+    """The name, if it is an entry of MODELS, has the form module:factory, or is several of these. Raises UserError."""
+    for part in name.split("+"):
+        if ":" not in part:
+            choose(part, MODELS, "model")
+    return name
 
 
 def with_normalization(model: nn.Module, shape: Shape, normalize: Statistics | None) -> nn.Module:

@@ -116,8 +116,12 @@ def training_id(trainer: str, dataset: str, arch: str, seed: int, identity: Mapp
 
 
 def run_id(training: str, member: int, members: int, checkpoint: str) -> str:
-    """ "<training_id>.best" for one network, "<training_id>.h1-best" for the first of several."""
-    return f"{training}.{checkpoint}" if members == 1 else f"{training}.h{member + 1}-{checkpoint}"
+    """ "<training_id>.best" for one network, "<training_id>.h1-best" for the first of several, "<training_id>.all-best"
+    (member = members) for their ensemble.
+    """
+    if members == 1:
+        return f"{training}.{checkpoint}"
+    return f"{training}.all-{checkpoint}" if member == members else f"{training}.h{member + 1}-{checkpoint}"
 
 
 def eval_id(attack: str, images: int, identity: Mapping[str, Any]) -> str:
@@ -251,7 +255,8 @@ def _run(
     """The run id of one row and seed."""
     if row.member >= members:
         raise UserError(f"{row.label!r} is network {row.member + 1}, but {row.method!r} trains {members}")
-    return run_id(training_of_recipe(recipe, dataset, train_sha256, arch, seed), row.member, members, row.checkpoint)
+    training = training_of_recipe(recipe, dataset, train_sha256, arch, seed)
+    return run_id(training, members if row.ensemble else row.member, members, row.checkpoint)
 
 
 def _teachers(

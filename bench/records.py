@@ -37,7 +37,7 @@ SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in COLUM
 _METADATA, _SEAL = b"bench", b"sha256"
 # no "..", no separator, no leading dot or dash
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
-_LABEL = re.compile(r"(h[0-9]+-)?(best|last)")
+_LABEL = re.compile(r"((h[0-9]+|all)-)?(best|last)")
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def training_of(run_id: str) -> str:
     """ "<training_id>.h1-best" -> "<training_id>". Raises UserError."""
     training_id, dot, label = check_id(run_id).rpartition(".")
     if not dot or not _LABEL.fullmatch(label):
-        raise UserError(f"{run_id!r} is no run id: it ends in .best or .last, or .h1-best")
+        raise UserError(f"{run_id!r} is no run id: it ends in .best or .last, .h1-best or .all-best")
     return training_id
 
 

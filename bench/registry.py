@@ -50,7 +50,7 @@ def load(results: Results, run_id: str, own: Collection[str] = ()) -> tuple[nn.M
     records are data, and never decide what code runs.
     """
     record = read_run(results, run_id)
-    if ":" in record.arch and record.arch not in own:
+    if any(":" in arch and arch not in own for arch in record.arch.split("+")):
         raise UserError(
             f"{results.run(run_id)}: loading its architecture {record.arch!r} runs that code; if you trust it, say so "
             f"with --arch {record.arch}"

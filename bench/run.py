@@ -40,6 +40,7 @@ from bench.records import (
 from bench.spec import TableSpec
 from bench.stats import foresight
 from bench.train import Training
+from trainers.contract import is_ensemble
 
 CRAFTED_KEPT = 8  # sets of images that wait for their next network, in main memory
 
@@ -102,7 +103,7 @@ class TableRun:
         }
         self.attacks = {name: catalog.attack(setting.attack(name)) for name in spec.attacks}
         self._crafted: dict[tuple[str, str], tuple[Source, Crafted]] = {}
-        self._check_columns(spec)
+        self._check_spec(spec)
         self.dataset = data.load(options.dataset or setting.dataset, options.data_dir)
         images = self.dataset.validation if spec.split == "validation" else self.dataset.test
         self.images = images.head(options.images or setting.images or len(images))
@@ -298,8 +299,11 @@ class TableRun:
             adversarial_sha256=kept,
         )
 
-    def _check_columns(self, spec: TableSpec) -> None:
-        """Raises UserError for an attack that cannot do what its column asks."""
+    def _check_spec(self, spec: TableSpec) -> None:
+        """Raises UserError for a method or an attack that cannot do what its row or column asks."""
+        for row in spec.rows:
+            if row.ensemble and not is_ensemble(self.recipes[row.training].trainer):
+                raise UserError(f"row {row.label!r} is an ensemble, but {row.method!r} makes none; at-ensemble does")
         for column in spec.columns:
             attack, _ = self.attacks.get(column.attack, (None, {}))
             if column.source:

@@ -16,14 +16,15 @@ CLEAN = "clean"  # the column without an attack
 
 @dataclass(frozen=True)
 class Row:
-    """One network of a table. member: which network of the cohort, from 0. set: what the row changes of its method's
-    recipe, such as { alpha = 0.2 }.
+    """One network of a table. member: which network of the cohort, from 0. ensemble: the mean of the cohort's networks
+    instead of one of them. set: what the row changes of its method's recipe, such as { alpha = 0.2 }.
     """
 
     label: str
     method: str
     member: int = 0
     checkpoint: Literal["best", "last"] = "best"
+    ensemble: bool = False
     set: dict[str, Any] = field(default_factory=dict)
 
     @property

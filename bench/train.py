@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -19,8 +21,18 @@ from bench.locks import locked
 from bench.progress import Progress
 from bench.provenance import TrainingCost
 from bench.records import Results, RunRecord, Source, provenance
+from trainers.contract import is_ensemble
 from trainers.health import EpochReport
 from trainers.loop import Fit, Snapshot, Split, TrainingError, fit
+
+
+class _Network(NamedTuple):
+    """What a training made at one checkpoint: one network of the cohort, or (member = their number) their ensemble."""
+
+    member: int
+    arch: str
+    snapshot: Snapshot
+    health: list[str]
 
 
 @dataclass(frozen=True)
@@ -66,12 +78,12 @@ class Training:
 
     @property
     def run_ids(self) -> list[str]:
-        """Every network at every checkpoint, best first."""
+        """Every network at every checkpoint, best first; an ensemble after its networks."""
         members = self.recipe.trainer.members
         return [
             plan.run_id(self.training_id, member, members, checkpoint)
             for checkpoint in ("best", "last")
-            for member in range(members)
+            for member in range(members + is_ensemble(self.recipe.trainer))
         ]
 
     def run(self, results: Results, progress: Progress, wait: bool = True) -> bool | None:
@@ -157,10 +169,21 @@ class Training:
     def _register(self, results: Results, result: Fit, teacher: Source | None, validation: Split) -> None:
         """validation: what the checkpoints were chosen with; the records say so, and tables look at it."""
         cost, chosen_with = self._cost(result), Images(*(part.cpu() for part in validation)).sha256
-        snapshots = [*result.best, *result.last]
-        for run_id, member, snapshot in zip(self.run_ids, 2 * list(range(len(result.best))), snapshots, strict=True):
-            record = self._record(run_id, member, snapshot, result.health[member], cost, teacher)
-            registry.register(results, snapshot.state, replace(record, validation_sha256=chosen_with))
+        networks = [*self._networks(result.best, result.health), *self._networks(result.last, result.health)]
+        for run_id, network in zip(self.run_ids, networks, strict=True):
+            record = self._record(run_id, network, cost, teacher)
+            registry.register(results, network.snapshot.state, replace(record, validation_sha256=chosen_with))
+
+    def _networks(self, snapshots: list[Snapshot], health: list[list[str]]) -> list[_Network]:
+        """The cohort at one checkpoint and, where it is an ensemble, all as one: nothing chose that one's epoch."""
+        kinds = zip(self.archs, snapshots, health, strict=True)
+        alone = [_Network(member, arch, snapshot, words) for member, (arch, snapshot, words) in enumerate(kinds)]
+        if not is_ensemble(self.recipe.trainer):
+            return alone
+        state = models.ensemble_state([one.snapshot.state for one in alone])
+        whole = Snapshot(max(one.snapshot.epoch for one in alone), math.nan, math.nan, state)
+        sick = [f"network {one.member + 1} {words}" for one in alone for words in one.health]
+        return [*alone, _Network(len(alone), "+".join(self.archs), whole, sick)]
 
     def _cost(self, result: Fit) -> TrainingCost:
         history = result.history
@@ -173,16 +196,9 @@ class Training:
             peak_memory_bytes=max(report.peak_memory_bytes for report in history),
         )
 
-    def _record(
-        self,
-        run_id: str,
-        member: int,
-        snapshot: Snapshot,
-        health: list[str],
-        cost: TrainingCost,
-        teacher: Source | None,
-    ) -> RunRecord:
-        label = run_id.rpartition(".")[2]
+    def _record(self, run_id: str, network: _Network, cost: TrainingCost, teacher: Source | None) -> RunRecord:
+        label, chosen = run_id.rpartition(".")[2], network.snapshot
+        figures = {"clean": chosen.clean, "robust": chosen.robust}
         return RunRecord(
             run_id=run_id,
             training_id=self.training_id,
@@ -191,17 +207,17 @@ class Training:
             settings=self.recipe.resolved["settings"],
             dataset=self.dataset.name,
             images_sha256=self.dataset.train.sha256,
-            arch=self.archs[member],
+            arch=network.arch,
             image_shape=list(self.dataset.image_shape),
             classes=self.dataset.classes,
             seed=self.seed,
-            member=member,
+            member=network.member,
             checkpoint="best" if label.endswith("best") else "last",
-            epoch=snapshot.epoch,
-            validation={"clean": snapshot.clean, "robust": snapshot.robust},
+            epoch=chosen.epoch,
+            validation={name: value for name, value in figures.items() if math.isfinite(value)},
             weights_sha256="",
             weights_file=f"{label}.safetensors",
-            health=health,
+            health=network.health,
             cost=cost,
             provenance=provenance(describe(self.device), torch.get_num_threads()),
             teacher=teacher,

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from attacks.pgd import PGD
-from bench import data, train
+from bench import data, registry, train
 from bench.cli import main
 from bench.records import Results, list_runs
 from trainers.loop import Split
@@ -167,6 +167,30 @@ def test_a_checkpoint_that_test_images_chose_is_no_number(tmp_path, capsys, monk
 def test_train_registers_and_says_the_run_ids(tmp_path, capsys):
     code, out, _ = bench(capsys, "train", "mat-digits", *QUICK[2:6], "--results", tmp_path)
     assert code == 0 and sorted(out.split()) == list_runs(Results(tmp_path)) and len(out.split()) == 4
+
+
+def test_an_ensemble_is_registered_beside_its_networks_and_attacked_as_one(tmp_path, capsys):
+    (tmp_path / "t.toml").write_text(
+        'title = "t"\nsource = "s"\nreference = ""\n'
+        'rows = [{ label = "h1", method = "at-ensemble" },\n'
+        '{ label = "both", method = "at-ensemble", ensemble = true }]\n'
+        'columns = [{ label = "FGSM", attack = "fgsm" }]\n'
+        '[[settings]]\nprofile = "digits"\ndataset = "digits"\narch = "cnn-small"\n'
+        'datasets = ["digits"]\narchs = ["*"]\n'
+    )
+    command = ["run", tmp_path / "t.toml", *QUICK[:6], "--results", tmp_path / "r"]
+    code, out, err = bench(capsys, *command)
+    assert code == 0 and "trained 1, attacked 2" in out, err
+    results = Results(tmp_path / "r")
+    ids = {run_id.rpartition(".")[2]: run_id for run_id in list_runs(results)}
+    assert sorted(ids) == [f"{who}-{which}" for who in ("all", "h1", "h2") for which in ("best", "last")]
+    x = data.load("digits").test.x[:30]
+    one, two, both = (registry.load(results, ids[f"{who}-best"])[0](x) for who in ("h1", "h2", "all"))
+    assert torch.allclose(both.exp(), (one.softmax(1) + two.softmax(1)) / 2, atol=1e-6)
+    assert registry.load(results, ids["all-best"])[1].arch == "cnn-small+cnn-small"
+    (tmp_path / "t.toml").write_text((tmp_path / "t.toml").read_text().replace("at-ensemble", "mat"))
+    code, _, err = bench(capsys, *command)
+    assert code == 2 and "row 'both' is an ensemble, but 'mat' makes none" in err
 
 
 def test_train_and_attack_fail_with_code_1_and_a_sentence(results, tmp_path, capsys, monkeypatch):

@@ -22,6 +22,7 @@ from trainers import TRAINERS
 from trainers.act import ACT
 from trainers.alp import ALP
 from trainers.at import AT
+from trainers.at_ensemble import ATEnsemble
 from trainers.at_multi import ATMSD, ATAvg, ATMax, worst_of
 from trainers.cat import CAT, Arm
 from trainers.contract import Cohort, Inner, perturbations, teachers_of
@@ -423,12 +424,26 @@ def test_arms_are_the_methods_with_their_weights_and_starts():
         CAT(dataclasses.replace(INNER, start="none"), (Arm("at"), Arm("trades")))
 
 
+def test_networks_of_an_ensemble_know_nothing_of_each_other():
+    """Each loss is AT's alone, on the network's own adversarial images, and has a gradient in that network only."""
+    group, x, y = cohort(2)
+    losses = ATEnsemble(INNER).batch_loss(group, x, y)
+    for n, loss in enumerate(losses):
+        group.begin()
+        assert torch.equal(loss, AT(INNER).alone(group, n, x, y).loss)
+        own, other = (list(group.networks[m].parameters()) for m in (n, 1 - n))
+        assert any(grad.abs().sum() > 0 for grad in torch.autograd.grad(loss, own, retain_graph=True))
+        grads = torch.autograd.grad(loss, other, retain_graph=True, allow_unused=True)
+        assert all(grad is None for grad in grads)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
         (lambda: ACT(INNER, alpha_robust=1.5), "alpha_robust = 1.5"),
         (lambda: ACT(INNER, temperature=0.0), "temperature = 0"),
         (lambda: DML(INNER, networks=1), "networks = 1"),
+        (lambda: ATEnsemble(INNER, networks=1), "networks = 1"),
         (lambda: MATMP(THREE, alpha=-0.1), "alpha = -0.1"),
         (lambda: CAT(INNER, alpha=2.0), "alpha = 2"),
         (lambda: RegMix(INNER, beta=-1.0), "beta = -1"),
@@ -448,6 +463,7 @@ PASSES = {  # forward and backward passes for each image of a batch
     ("ard", ""): (K + 2, K + 1),
     ("mat-offline", ""): (K + 2, K + 1),
     ("at", ""): (K + 1, K + 1),
+    ("at-ensemble", ""): (N * (K + 1), N * (K + 1)),
     ("alp", ""): (K + 2, K + 2),
     ("trades", ""): (K + 3, K + 2),
     ("mart", ""): (K + 2, K + 2),

@@ -242,6 +242,20 @@ def test_the_quick_copy_is_the_same_function(name):
     assert all(not p.requires_grad for p in quick.parameters()) and all(p.requires_grad for p in model.parameters())
 
 
+def test_an_ensemble_is_the_mean_of_probabilities():
+    whole = models.create("cnn-a+cnn-a", (3, 32, 32), 10, seed=4)
+    parts = [models.create("cnn-a", (3, 32, 32), 10, seed=seed) for seed in (4, 5)]
+    x = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    mean = (parts[0](x).softmax(1) + parts[1](x).softmax(1)) / 2
+    assert torch.allclose(whole(x).exp(), mean, atol=1e-6)
+    assert torch.allclose(models.quick(whole)(x), whole(x), atol=1e-5)
+    state = models.ensemble_state([part.state_dict() for part in parts])
+    assert state.keys() == whole.state_dict().keys()
+    assert all(torch.equal(state[name], value) for name, value in whole.state_dict().items())
+    with pytest.raises(UserError, match="'resnet9'"):
+        models.check_name("cnn-a+resnet9")
+
+
 def test_a_users_own_module_is_never_rearranged():
     """Its forward pass may branch on its input or draw random numbers, which a trace would not see."""
 

@@ -6,6 +6,7 @@ from trainers.act import ACT
 from trainers.alp import ALP
 from trainers.ard import ARD
 from trainers.at import AT
+from trainers.at_ensemble import ATEnsemble
 from trainers.at_multi import ATMSD, ATAvg, ATMax
 from trainers.cat import CAT
 from trainers.dd import DD
@@ -21,6 +22,7 @@ from trainers.trades import TRADES
 TRAINERS = {
     "natural": Natural,
     "at": AT,
+    "at-ensemble": ATEnsemble,
     "alp": ALP,
     "trades": TRADES,
     "mart": MART,

@@ -51,9 +51,10 @@ class Inner:
 class Trainer(Protocol):
     """Settings of a method. `version` goes up when a change of the code changes its results.
 
-    inner: the attack, also for validation. Three members are optional: `against(n)`, where networks of the cohort are
+    inner: the attack, also for validation. Four members are optional: `against(n)`, where networks of the cohort are
     trained against other things than `inner` (see `perturbations`), `rounds`, where a batch is more than one step of
-    the optimisers (see `rounds_of`), and `teachers`, where a frozen network teaches (see `teachers_of`).
+    the optimisers (see `rounds_of`), `teachers`, where a frozen network teaches (see `teachers_of`), and `ensemble`,
+    where the networks also count as one (see `is_ensemble`).
     """
 
     inner: Inner
@@ -87,6 +88,11 @@ def rounds_of(trainer: Trainer) -> int:
 def teachers_of(trainer: Trainer) -> int:
     """How many frozen networks the method learns from (`Cohort.taught`): none or one."""
     return int(getattr(trainer, "teachers", 0))
+
+
+def is_ensemble(trainer: Trainer) -> bool:
+    """Whether the mean of all its networks is a network of the registry too."""
+    return bool(getattr(trainer, "ensemble", False))
 
 
 class Alone(NamedTuple):
