@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from attacks.boundary import Boundary
 from attacks.contract import Attack, ThreatModel
+from attacks.ddn import DDN
 from attacks.losses import LOSSES, cross_entropy
 from attacks.norms import per_image
 from attacks.pgd import FGSM, PGD
@@ -206,7 +207,7 @@ class Witness:
         return np.where(fooled, table["l2"], np.inf)
 
     def _boundary(self) -> None:
-        """The boundary attack, and gradients at the median of the distances it needed."""
+        """The boundary attack, and gradients at the median of the distances it needed; DDN as the closest they get."""
         anywhere = ThreatModel("L2", self.x[0].numel() ** 0.5)
         needed = self._run("boundary", Boundary(anywhere, self.effort.walk))
         found = self.evidence.right & np.isfinite(needed)
@@ -219,6 +220,8 @@ class Witness:
         pgd = _pgd(ThreatModel("L2", radius), self.effort.steps)
         self._run("pgd-l2", pgd)
         self._run("pgd-l2-margin", replace(pgd, loss="margin"))
+        closest = self._run("ddn", DDN(pgd.threat))
+        self._note(stands=self.evidence.stands | {"ddn": self.evidence.right & (closest > radius)})
 
     def _transfer(self) -> None:
         """PGD on another network, judged on this one."""

@@ -29,6 +29,7 @@ GAP = 0.02  # smallest difference that counts, where the test is sure of less
 # gradient attack may beat a longer one on a few images by the luck of its last iterate
 LONE_BLACK_BOX = (0.002, 0.05)
 LONE_WHITE_BOX = (0.01, 0.10)
+LONE_WALK = (0.10, 1.0)  # at its own distances, past the radius of training, a walk does find what gradients miss
 LEFT_AT_HALF = 0.01
 GAIN = (0.03, 0.10)  # warn, fail: what five times the steps or restarts find
 MARGIN_GAIN = (0.06, 0.20)  # warn just above the 5.6 points between C&W and PGD-100 in Table 2 of MAT
@@ -264,7 +265,7 @@ def transfer(evidence: Evidence) -> Outcome:
 
 def boundary(evidence: Evidence) -> Outcome:
     """Is a walk on predictions alone weaker than gradients, at its own median distance in L2?"""
-    return _weaker(evidence, "boundary", ("pgd-l2", "pgd-l2-margin"), LONE_BLACK_BOX, BLACK_BOX_ADVICE)
+    return _weaker(evidence, "boundary", ("pgd-l2", "pgd-l2-margin", "ddn"), LONE_WALK, BLACK_BOX_ADVICE)
 
 
 def sample(evidence: Evidence) -> Outcome:

@@ -329,7 +329,7 @@ def read_eval(results: Results, run_id: str, eval_id: str) -> EvalRecord:
     except (OSError, pa.ArrowException) as error:
         raise _broken(path, f"it is no whole Parquet file ({str(error).splitlines()[0]})") from error
     if not table.schema.equals(SCHEMA):
-        raise _broken(path, f"its columns are {', '.join(table.column_names)} or their types differ")
+        raise _broken(path, f"its columns or their types are not {', '.join(SCHEMA.names)}")  # names may be no text
     head = _own(path, parse(path, metadata, EvalHead), run_id=run_id, eval_id=eval_id)
     images = table.to_pandas()
     _check_images(images, head, path)

@@ -174,8 +174,11 @@ CASES = [
     ("square", made(WHITE, without={"square": "not in L1"}), "skip"),
     ("transfer", made(WHITE | {"transfer": 60}), "pass"),
     ("transfer", made(WHITE | {"transfer": 20}), "fail"),
-    ("boundary", made({"boundary": 50, "pgd-l2": 20, "pgd-l2-margin": 15}), "pass"),
-    ("boundary", made({"boundary": 50, "pgd-l2": 90, "pgd-l2-margin": 80}), "fail"),
+    ("boundary", made({"boundary": 50, "pgd-l2": 20, "pgd-l2-margin": 15, "ddn": 10}), "pass"),
+    ("boundary", made({"boundary": 50, "pgd-l2": 90, "pgd-l2-margin": 80, "ddn": 90}), "fail"),
+    ("boundary", made({"boundary": 50, "pgd-l2": 90, "pgd-l2-margin": 80, "ddn": 30}), "pass"),  # DDN alone finds them
+    ("boundary", made({"boundary": 38, "pgd-l2": 90, "pgd-l2-margin": 80, "ddn": ~left(72)}), "pass"),  # 8 alone
+    ("boundary", made({"boundary": LAST, "pgd-l2": 90, "pgd-l2-margin": 90, "ddn": 30}), "warn"),  # 30 alone
     ("sample", made(), "pass"),
     ("sample", FEW, "warn"),
     ("logits", made(refused={"logits": "probabilities"}), "fail"),
@@ -253,10 +256,10 @@ def test_the_slope_of_a_linear_model_is_exact_and_every_attack_is_noted(norm, ep
     assert evidence.slope.near == pytest.approx(np.ones(len(evidence.slope.near)), abs=0.15)
     assert evidence.repeated == Drift(0.0, 0) and evidence.regrouped.largest < 1e-5
     attacks = {"fgsm", "pgd-few", "pgd", "pgd-many", "pgd-restarts", "pgd-margin", "pgd-double", "pgd-grey", "noise"}
-    attacks |= {"boundary", "pgd-l2", "pgd-l2-margin", "transfer"} | ({"square"} if norm != "L1" else set())
+    attacks |= {"boundary", "pgd-l2", "pgd-l2-margin", "ddn", "transfer"} | ({"square"} if norm != "L1" else set())
     assert set(evidence.stands) == attacks and set(evidence.without) == ({"square"} if norm == "L1" else set())
     assert not evidence.stands["pgd-double"][~evidence.stands["pgd"]].any(), "a linear model, a larger ball"
-    lone = evidence.stands["pgd-l2"] & ~evidence.stands["boundary"]
+    lone = evidence.stands["ddn"] & ~evidence.stands["boundary"]
     assert not lone.any() and evidence.stands["boundary"].any(), "on a linear model gradients go the shortest way"
 
 

@@ -78,6 +78,16 @@ def test_a_truncated_eval_is_refused_in_a_sentence(results: Results, keep: int):
         records.read_eval(results, RUN, EVAL)
 
 
+def test_a_column_whose_name_is_no_text_is_refused(results: Results):
+    """Found by 10,000 damaged records: the name could not even be printed."""
+    path = records.write_eval(results, eval_record(RUN, EVAL, frame([True])))
+    damaged = path.read_bytes().replace(b"label", b"\x80abel")
+    assert damaged != path.read_bytes()
+    path.write_bytes(damaged)
+    with pytest.raises(UserError, match=rf"{EVAL}\.parquet"):
+        records.read_eval(results, RUN, EVAL)
+
+
 def test_a_table_without_our_metadata_is_refused(results: Results):
     path = records.write_eval(results, eval_record(RUN, EVAL, frame([True])))
     pq.write_table(pq.read_table(path).replace_schema_metadata({}), path)
