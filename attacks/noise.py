@@ -49,13 +49,13 @@ class Noise:
         """[N, *shape] float32, uniform in [0, 1): multiples of 2**-24."""
         count = math.prod(shape)
         out = torch.empty(len(self.ids), count, device=self.ids.device)
-        keys = _mix(_mix(self.ids + GOLDEN) ^ self.seed)
+        keys = _mix(_mix(self.ids + GOLDEN).bitwise_xor_(self.seed))
         position = torch.arange(1, count + 1, device=self.ids.device) * GOLDEN
         images = max(1, CHUNK // max(1, count))
         for first in range(0, len(out), images):
             bits = _mix(keys[first : first + images, None] + position)
-            out[first : first + images] = _shift_right(bits, 40).float() * 2.0**-24
-        return out.view(len(self.ids), *shape)
+            out[first : first + images] = bits.bitwise_right_shift_(40).bitwise_and_(_low(24))
+        return out.mul_(2.0**-24).view(len(self.ids), *shape)
 
     def normal(self, *shape: int) -> Tensor:
         """[N, *shape] float32, standard normal by inversion of the distribution function."""
@@ -72,13 +72,14 @@ def whole(draws: Tensor, low: int, high: int) -> Tensor:
     return low + (draws.double() * (high - low + 1)).long()
 
 
-def _shift_right(bits: Tensor, places: int) -> Tensor:
-    """Logical shift of int64 (torch's >> copies the sign bit)."""
-    return (bits >> places) & ((1 << (64 - places)) - 1)
-
-
 def _mix(bits: Tensor) -> Tensor:
-    """SplitMix64's output function on int64 (products wrap around)."""
-    bits = (bits ^ _shift_right(bits, 30)) * MIX_1
-    bits = (bits ^ _shift_right(bits, 27)) * MIX_2
-    return bits ^ _shift_right(bits, 31)
+    """SplitMix64's output function on int64 (products wrap around), in place."""
+    for places, factor in ((30, MIX_1), (27, MIX_2), (31, 1)):
+        shifted = (bits >> places).bitwise_and_(_low(64 - places))  # torch's >> copies the sign bit
+        bits.bitwise_xor_(shifted).mul_(factor)
+    return bits
+
+
+def _low(places: int) -> int:
+    """A mask of the lowest places."""
+    return (1 << places) - 1
