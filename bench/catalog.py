@@ -22,7 +22,7 @@ from bench.config import UserError, build, choose, override, read_toml, settings
 from bench.spec import CLEAN
 from trainers import TRAINERS
 from trainers.contract import Trainer, teachers_of
-from trainers.loop import Schedule
+from trainers.schedule import Schedule
 
 
 @dataclass(frozen=True)

@@ -233,7 +233,7 @@ def diff(first: str, second: str, style: str, results: Path) -> int:
 def train(recipe: str, **given: Any) -> int:
     """Train RECIPE and register its networks; prints their run ids."""
     from bench.run import train_recipe
-    from trainers.loop import TrainingError
+    from trainers.health import TrainingError
 
     try:
         run_ids = train_recipe(recipe, _run_options(given))

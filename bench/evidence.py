@@ -30,8 +30,11 @@ from bench.evaluate import AttackError, check_logits, craft, evaluate, fingerpri
 from bench.masking import Drift, Evidence, Slope
 from bench.records import Cost
 from trainers.contract import Inner
-from trainers.loop import Schedule, Split, TrainingError, fit
+from trainers.health import TrainingError
+from trainers.loop import fit
 from trainers.natural import Natural
+from trainers.schedule import Schedule
+from trainers.validation import Split
 
 GREY = ThreatModel("Linf", 0.5)  # every image can be made uniformly grey
 SHORT = 0.05  # of the radius: the step at which slopes are compared

@@ -190,7 +190,7 @@ class TableSpec:
         return list(dict.fromkeys(column.attack for column in self.columns if column.attack))
 
     def without_slow(self) -> TableSpec:
-        """The table without its slow columns, also in what is made of them; the title says which. Raises UserError."""
+        """Without its slow columns and what is made or drawn of them; the title says which. Raises UserError."""
         slow = [column.label for column in self.columns if column.slow]
         if not slow:
             raise UserError(f"{self.title!r} has no slow columns to leave out; run it without --fast")
@@ -199,7 +199,8 @@ class TableSpec:
             for column in self.columns
             if not column.slow
         ]
-        return replace(self, title=f"{self.title} (fast: without {', '.join(slow)})", columns=kept)
+        figure = None if self.figure and self.figure.column in slow else self.figure
+        return replace(self, title=f"{self.title} (fast: without {', '.join(slow)})", columns=kept, figure=figure)
 
     def choose_setting(self, dataset: str | None = None, arch: str | None = None) -> Setting:
         """The first setting that fits. Raises UserError."""

@@ -22,8 +22,9 @@ from bench.progress import Progress
 from bench.provenance import TrainingCost
 from bench.records import Results, RunRecord, Source, provenance
 from trainers.contract import is_ensemble
-from trainers.health import EpochReport
-from trainers.loop import Fit, Snapshot, Split, TrainingError, fit
+from trainers.health import EpochReport, TrainingError
+from trainers.loop import Fit, Snapshot, fit
+from trainers.validation import Split
 
 
 class _Network(NamedTuple):

@@ -37,7 +37,8 @@ from bench import data, models
 from bench.train import _split
 from trainers.at import AT
 from trainers.contract import Inner
-from trainers.loop import Schedule, fit
+from trainers.loop import fit
+from trainers.schedule import Schedule
 
 
 class Made(NamedTuple):

@@ -27,7 +27,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from bench import models
 from bench.catalog import Catalog, Recipe
 from trainers.contract import rounds_of
-from trainers.loop import Split, fit
+from trainers.loop import fit
+from trainers.validation import Split
 
 EPS, STEP = 8 / 255, 0.007
 

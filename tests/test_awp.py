@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from trainers import TRAINERS, awp
 from trainers.at import AT
 from trainers.contract import Cohort, teachers_of
-from trainers.loop import Schedule, Split, fit
+from trainers.loop import fit
+from trainers.schedule import Schedule
+from trainers.validation import Split
 
 GAMMA = 0.3
 

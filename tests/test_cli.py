@@ -17,7 +17,7 @@ from attacks.pgd import PGD
 from bench import data, registry, train
 from bench.cli import main
 from bench.records import Results, list_runs
-from trainers.loop import Split
+from trainers.validation import Split
 
 ROOT = Path(__file__).parents[1]
 QUICK = ["--images", "30", "--set", "*-digits.schedule.epochs=1", "--set", "*-digits.inner.steps=2"]

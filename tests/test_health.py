@@ -11,8 +11,10 @@ from tiny import SCHEDULE, networks, stripes
 from bench import data, models
 from trainers.at import AT
 from trainers.contract import Inner
-from trainers.health import EpochReport, health
-from trainers.loop import Fit, Schedule, Split, TrainingError, fit
+from trainers.health import EpochReport, TrainingError, health
+from trainers.loop import Fit, fit
+from trainers.schedule import Schedule
+from trainers.validation import Split
 
 
 def curve(robust: list[float], single: list[float] | None = None, constant: list[bool] | None = None):
@@ -86,5 +88,7 @@ def test_a_sound_training_is_healthy_and_each_network_has_its_own_list():
 
 def test_a_network_that_returns_no_number_is_an_error():
     """One batch: its loss is a number, and the step behind it leaves weights that are none."""
-    with pytest.raises(TrainingError, match="network 1 returns NaN or infinity after epoch 1"):
+    with pytest.raises(
+        TrainingError, match="network 1 after epoch 1: it returns NaN or infinity; lower the learning rate"
+    ):
         digits("cnn-small", eps=0.1, lr=1e30, kind="steps", epochs=1, count=32)

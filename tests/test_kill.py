@@ -24,9 +24,11 @@ from bench.progress import Progress
 from bench.records import Results, RunRecord, list_runs, read_eval, read_run
 from bench.train import Training
 from trainers.contract import Trainer
-from trainers.loop import Schedule, Split, fit
+from trainers.loop import fit
 from trainers.mat import MAT
 from trainers.mat_mp import MATMP
+from trainers.schedule import Schedule
+from trainers.validation import Split
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "bench", "run", "table2", "--images", "40"]

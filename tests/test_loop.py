@@ -15,7 +15,9 @@ from torch import nn
 from bench.catalog import Catalog
 from trainers import TRAINERS
 from trainers.at import AT
-from trainers.loop import Fit, Schedule, Snapshot, TrainingError, _out_of_patience, fit
+from trainers.health import TrainingError
+from trainers.loop import Fit, Snapshot, _out_of_patience, fit
+from trainers.schedule import Schedule
 
 
 @pytest.mark.parametrize("name", sorted(TRAINERS))

@@ -27,11 +27,13 @@ from trainers.at_multi import ATMSD, ATAvg, ATMax, worst_of
 from trainers.cat import CAT, Arm
 from trainers.contract import Cohort, Inner, perturbations, teachers_of
 from trainers.dml import DML
-from trainers.loop import Schedule, Split, fit
+from trainers.loop import fit
 from trainers.mat import MAT
 from trainers.mat_mp import MATMP
 from trainers.natural import Natural
 from trainers.regmix import RegMix
+from trainers.schedule import Schedule
+from trainers.validation import Split
 
 EPOCH = Schedule(epochs=1, batch_size=16, lr=0.02, augment=False, validation_steps=2)
 PLAIN = {"momentum": 0.0, "weight_decay": 0.0}

@@ -237,6 +237,8 @@ def test_without_slow_columns_the_title_unions_and_name_say_so():
     unions = {c.label: c.union for c in fast.columns}
     assert unions["R_L1"] == ("PGD-L1", "S&P", "APGD-L1") and not set(left_out) & set(unions["R_L2"])
     assert fast.rows == spec.rows
+    like_for_like = plan.load_spec("like-for-like")
+    assert like_for_like.figure.column == "AutoAttack" and like_for_like.without_slow().figure is None
     with pytest.raises(UserError, match="no slow columns to leave out"):
         plan.load_spec("table2").without_slow()
 

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from bench.data import augment
 from trainers.contract import teachers_of
-from trainers.loop import Fit, Schedule, Split, fit
+from trainers.loop import Fit, fit
+from trainers.schedule import Schedule
+from trainers.validation import Split
 
 SCHEDULE = Schedule(epochs=4, batch_size=16, lr=0.02, validation_steps=2)
 

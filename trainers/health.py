@@ -14,6 +14,10 @@ DEAD_EPOCHS = 3  # a slow start is no collapse, and neither is one bad epoch
 OVERFITTED_GAP = 0.3  # single-step minus multi-step accuracy, where multi-step is also less than half of single-step
 
 
+class TrainingError(RuntimeError):
+    """The training broke down: its loss or its logits are no numbers any more."""
+
+
 @dataclass(frozen=True)
 class EpochReport:
     """One epoch: mean loss over networks, validation accuracies in [0, 1] per network, and what it cost.

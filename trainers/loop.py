@@ -16,44 +16,21 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from attacks.contract import ThreatModel
 from attacks.noise import Noise, derive_seed
-from attacks.pgd import PGD
-from attacks.target import Target
 from trainers import awp, ema
 from trainers.checkpoint import Checkpoint
 from trainers.contract import Cohort, Trainer, perturbations, rounds_of, teachers_of
-from trainers.health import EpochReport, health
+from trainers.health import EpochReport, TrainingError, health
 from trainers.schedule import Schedule
+from trainers.validation import Measured, Split, measure
 
 State = dict[str, Tensor]
 Augment = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-class TrainingError(RuntimeError):
-    """The training broke down: its loss or its logits are no numbers any more."""
-
-
-class Split(NamedTuple):
-    """Images [N, C, H, W] in [0, 1], labels [N] int64, image ids [N] int64."""
-
-    x: Tensor
-    y: Tensor
-    ids: Tensor
-
-
-class Measured(NamedTuple):
-    """One network on the validation images; see `EpochReport`."""
-
-    clean: float
-    robust: float
-    single_step: float
-    constant: bool
 
 
 @dataclass
@@ -206,7 +183,7 @@ class _Run:
         started = time.perf_counter()
         for network in [*self.networks, *self.averages]:
             network.eval()
-        measured = [self._validate(n, epoch, validation) for n in range(len(self.networks))]
+        measured = [self._measure(n, epoch, validation) for n in range(len(self.networks))]
         return EpochReport(
             epoch=epoch,
             loss=loss,
@@ -279,35 +256,14 @@ class _Run:
         loss.backward()
         return loss.detach()
 
-    def _validate(self, n: int, epoch: int, validation: Split) -> Measured:
-        """Accuracies under no attack, and under PGD and one step of every type that network n is trained against.
-
-        The noise is the same in every epoch, so epochs are compared on equal terms. Raises TrainingError.
-        """
-        target = Target(self.judged[n], gradient_precision=self.schedule.precision)
-        logits = target.logits(validation.x)
-        if not torch.isfinite(logits).all():
-            raise TrainingError(f"network {n + 1} returns NaN or infinity after epoch {epoch}; lower the learning rate")
-        right = logits.argmax(1) == validation.y
-        noise = Noise(derive_seed("validation", self.seed), validation.ids)
-
-        def under(attacks: list[PGD]) -> float:
-            standing = right.clone()
-            for attack in attacks:
-                x, y = validation.x[standing], validation.y[standing]
-                if len(x):
-                    x_adv = attack(target, x, y, noise[standing])
-                    standing[standing.clone()] = target.logits(x_adv).argmax(1) == y
-            return float(standing.sum()) / len(validation.y)
-
+    def _measure(self, n: int, epoch: int, validation: Split) -> Measured:
+        """Network n on the validation images, against everything that it is trained against."""
         types = perturbations(self.trainer, n) or (self.trainer.inner,)
-        threats = [(ThreatModel(inner.norm, inner.eps), inner.step) for inner in types]
-        return Measured(
-            clean=float(right.float().mean()),
-            robust=under([PGD(threat, self.schedule.validation_steps, step) for threat, step in threats]),
-            single_step=under([PGD(threat, 1, threat.eps, start="none") for threat, _ in threats]),
-            constant=len(logits.argmax(1).unique()) == 1,
-        )
+        steps, seed = self.schedule.validation_steps, derive_seed("validation", self.seed)
+        try:
+            return measure(self.judged[n], validation, types, steps, seed, self.schedule.precision)
+        except TrainingError as error:
+            raise TrainingError(f"network {n + 1} after epoch {epoch}: {error}; lower the learning rate") from error
 
     def content(self, state: Fit, partial: Partial) -> dict[str, Any]:
         """Everything that a training goes on from, for the checkpoint."""
