@@ -112,7 +112,7 @@ class Catalog:
         where = f"recipe {name!r}"
         if name in students:
             raise UserError(f"{where} is its own teacher (through {', '.join(students)})")
-        table = self._with_schedule(name, self.recipe_tables[name] | dict(changes or {}))
+        table = self._with_schedule(name, _merged(self.recipe_tables[name], changes or {}))
         trainer_name = _pop(table, "trainer", where)
         schedule = build(Schedule, _pop(table, "schedule", where), f"{where}, schedule")
         cast = build(_Cast, {key: table.pop(key) for key in list(table) if key in _CAST}, where)
@@ -183,15 +183,19 @@ def _recipes(tables: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
     A method's own keys: profiles, the only ones it has recipes for; against, "all" of a profile's `inners` or the one
     of that norm, in place of its `inner` (a profile without them has no such recipe); teacher, a method, trained under
-    the same profile.
+    the same profile. A profile's key like: another profile, of which it has everything that it does not say, and what
+    [recipes] changes there too.
     """
-    made = {}
-    for (method, own), (profile, base) in product(tables["methods"].items(), tables["profiles"].items()):
+    made, changes = {}, tables["recipes"]
+    for (method, own), (profile, said) in product(tables["methods"].items(), tables["profiles"].items()):
+        like = choose(said.get("like", profile), tables["profiles"], f"profile in like of profile {profile!r}")
+        base = tables["profiles"][like] | said
         attacks = _attacks_of(method, own, base)
-        if attacks and profile in own.get("profiles", [profile]):
-            made[f"{method}-{profile}"] = _composed(own, profile, base, attacks)
-    for name, changes in tables["recipes"].items():
-        made[name] = _merged(made.get(name, {}), changes)
+        if attacks and like in own.get("profiles", [like]):
+            inherited = changes.get(f"{method}-{like}", {}) if like != profile else {}
+            made[f"{method}-{profile}"] = _merged(_composed(own, profile, base, attacks), inherited)
+    for name, changed in changes.items():
+        made[name] = _merged(made.get(name, {}), changed)
     return made
 
 

@@ -112,6 +112,7 @@ def app() -> None:
 @click.argument("table")
 @options(DATASET, ARCH, IMAGES, SEEDS, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, KEEP)
 @click.option("--fast", is_flag=True, help="Leave out the columns that take longest; the title says which.")
+@click.option("--last", is_flag=True, help="Judge the networks of the last epoch, not those of the best.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be trained and attacked.")
 def run(table: str, dry_run: bool, **given: Any) -> int:
     """Fill TABLE: train and attack what is missing, then print it.
@@ -150,14 +151,18 @@ def run(table: str, dry_run: bool, **given: Any) -> int:
     type=click.Choice(["markdown", "csv", "latex", "html", "text"]),
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Write to this file instead of the terminal.")
+@click.option("--baseline", metavar="ROW", help="Test the other rows against this one, not against the table's own.")
 @click.option("--figures", "pictures", is_flag=True, help="Also draw the tables' figures, beside their CSV.")
 @RESULTS
-def report(names: tuple[str, ...], style: str, out: Path | None, pictures: bool, results: Path) -> int:
+def report(
+    names: tuple[str, ...], style: str, out: Path | None, baseline: str | None, pictures: bool, results: Path
+) -> int:
     """Tables from records alone: all that were planned, or the named ones (table2 or table2-digits)."""
     from bench import figures, records, report, tables
 
     folder = records.Results(results)
-    made = [(plan, tables.table(plan, folder)) for plan in _plans(folder, names)]
+    plans = [plan if baseline is None else plan.against(baseline) for plan in _plans(folder, names)]
+    made = [(plan, tables.table(plan, folder)) for plan in plans]
     text = "\n\n".join(report.render(plan, frame, style) for plan, frame in made)
     for plan, frame in made if pictures else []:
         for picture in figures.draw(plan, frame, folder):

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -95,6 +95,10 @@ class Plan:
     split: Literal["test", "validation"] = "test"
     figure: Figure | None = None
     baseline: str = ""
+
+    def against(self, baseline: str) -> Plan:
+        """The same table with its rows tested against another row. Raises UserError."""
+        return replace(self, baseline=choose(baseline, self.rows, f"row of {self.name}"))
 
     def attacked(self, column: str) -> list[str]:
         """The columns with cells that a column is made of, each once: itself, where it has them."""
@@ -195,13 +199,13 @@ def make(
     eval_options: Mapping[str, Any],
     eval_seed: int = 0,
     validation_sha256: str | None = None,
-    fast: bool = False,
+    variant: str = "",
 ) -> Plan:
     """The plan of one table.
 
     recipes, members: by `TableSpec.trainings`; resolved (see `training_identity`), and how many networks it trains.
-    attacks: by Column.attack without "clean"; {"attack", "version", "settings"}. Raises UserError for a row or a
-    source whose network the recipe does not train.
+    attacks: by Column.attack without "clean"; {"attack", "version", "settings"}. variant: what the name ends in where
+    the spec is not the table's own. Raises UserError for a row or a source whose network the recipe does not train.
     """
     attacks = {CLEAN: {"attack": CLEAN, "version": 1, "settings": {}}} | dict(attacks)
 
@@ -221,7 +225,7 @@ def make(
                 cells.append(_cell(setting, row, column, seed, run, evaluation(column, source), source))
     return Plan(
         table=table,
-        name=plan_name(table, spec, dataset, arch) + ("-fast" if fast else ""),
+        name=plan_name(table, spec, dataset, arch) + variant,
         title=spec.title,
         source=spec.source,
         note=setting.note,

@@ -61,6 +61,7 @@ class Options:
     batch_size: int | None = None
     gradient_precision: Precision = "float32"
     fast: bool = False
+    last: bool = False
     keep_adversarial: bool = False
 
 
@@ -97,6 +98,7 @@ class TableRun:
         catalog = Catalog(options.recipes, options.assignments)
         spec = plan.load_spec(table)
         spec = spec.without_slow() if options.fast else spec
+        spec = spec.of_last_epochs() if options.last else spec
         setting = spec.choose_setting(options.dataset, options.arch)
         self.recipes = {
             training: catalog.recipe(setting.recipe(row.method), row.set) for training, row in spec.trainings.items()
@@ -104,6 +106,7 @@ class TableRun:
         self.attacks = {name: catalog.attack(setting.attack(name)) for name in spec.attacks}
         self._crafted: dict[tuple[str, str], tuple[Source, Crafted]] = {}
         self._check_spec(spec)
+        self.words = [f"recipes of profile {setting.profile!r}. {setting.note}".rstrip()]
         self.dataset = data.load(options.dataset or setting.dataset, options.data_dir)
         images = self.dataset.validation if spec.split == "validation" else self.dataset.test
         self.images = images.head(options.images or setting.images or len(images))
@@ -122,13 +125,15 @@ class TableRun:
             attacks={name: resolved for name, (_, resolved) in self.attacks.items()},
             members={name: recipe.trainer.members for name, recipe in self.recipes.items()},
             eval_options={"gradient_precision": options.gradient_precision},
-            fast=options.fast,
+            variant=("-fast" if options.fast else "") + ("-last" if options.last else ""),
         )
+
+        self.words.append(foresight(self.plan.images))
 
     def describe(self) -> list[str]:
         """What there is to do, cell by cell, without doing it."""
         lines = [f"{self.plan.title}; {self.dataset.source}; {self.plan.images} {self.plan.split} images"]
-        lines.append(foresight(self.plan.images))
+        lines += self.words
         cells, pace = self._survey()
         trained = [f"  train   {one}" for one in self._to_train(self.plan.cells)]
         attacked = [f"  attack  {run_id}  {eval_id}" for run_id, eval_id in cells]
@@ -145,7 +150,8 @@ class TableRun:
         summary = Summary(kept=sum(len(cells) for cells in groups.values()) - len(wanted))
         with Progress() as progress:
             progress.say(f"{self.plan.name}: {self.dataset.source}; {self.plan.images} {self.plan.split} images")
-            progress.say(foresight(self.plan.images))
+            for words in self.words:
+                progress.say(words)
             shift = _Shift(wanted, pace, progress, summary)
             for shift.wait in (False, True):
                 for training_id, cells in groups.items():

@@ -202,6 +202,11 @@ class TableSpec:
         figure = None if self.figure and self.figure.column in slow else self.figure
         return replace(self, title=f"{self.title} (fast: without {', '.join(slow)})", columns=kept, figure=figure)
 
+    def of_last_epochs(self) -> TableSpec:
+        """The table of every training's last epoch in place of its best one; the title says so."""
+        rows = [replace(row, checkpoint="last") for row in self.rows]
+        return replace(self, title=f"{self.title} (last epochs)", rows=rows)
+
     def choose_setting(self, dataset: str | None = None, arch: str | None = None) -> Setting:
         """The first setting that fits. Raises UserError."""
         for setting in self.settings:

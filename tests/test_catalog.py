@@ -53,6 +53,53 @@ def test_a_recipe_is_the_profile_under_the_method_under_its_own_changes(tmp_path
     assert own.recipe("at-digits").trainer == Catalog().recipe("at-digits").trainer
 
 
+LIKE = """
+[profiles.mine]
+schedule = { epochs = 2 }
+inner = { eps = 0.2, step = 0.1 }
+
+[profiles.other]
+like = "mine"
+
+[methods.double]
+trainer = "mat"
+networks = 2
+profiles = ["mine"]
+
+[methods.taught]
+trainer = "ard"
+teacher = "double"
+profiles = ["mine"]
+
+[recipes.double-mine]
+alpha = 0.3
+teacher_bn = "eval"
+
+[recipes.double-other]
+alpha = 0.4
+"""
+
+
+def test_a_profile_like_another_has_its_attacks_methods_and_changes_and_then_its_own(tmp_path):
+    own = catalog(tmp_path, LIKE)
+    mine, other = own.recipe("double-mine").trainer, own.recipe("double-other").trainer
+    assert (mine.alpha, mine.teacher_bn, mine.inner) == (0.3, "eval", other.inner)
+    assert (other.alpha, other.teacher_bn) == (0.4, "eval")
+    assert own.recipe("taught-other").teacher.recipe.name == "double-other"
+    with pytest.raises(UserError, match="profile in like of profile 'other' 'mien'"):
+        catalog(tmp_path, LIKE.replace('like = "mine"', 'like = "mien"'))
+
+
+def test_the_papers_alpha_for_cifar_100_is_in_every_scenario_of_mat():
+    own = Catalog()
+    for method in ("mat", "mat-natural", "mat-offline", "mat-natural-offline"):
+        for profile in ("paper", "paper-wrn"):
+            assert own.recipe(f"{method}-{profile}").trainer.alpha == 0.6
+            assert own.recipe(f"{method}-{profile}-cifar100").trainer.alpha == 0.45
+    assert own.recipe("mart-paper-wrn-cifar100").trainer.weight == 6.0
+    assert own.recipe("cat-paper-cifar100").schedule.epochs == 200
+
+
 def test_a_teacher_is_the_method_under_the_same_profile(tmp_path):
     taught = catalog(tmp_path, OWN).recipe("taught-mine")
     assert taught.teacher.recipe.name == "double-mine" and taught.teacher.member == 1

@@ -81,6 +81,26 @@ def test_fast_leaves_out_the_slow_columns_and_the_title_says_which(tmp_path, cap
     assert bench(capsys, "run", "table2", "--fast", "--results", tmp_path)[0] == 2
 
 
+def test_the_last_epochs_are_a_table_of_their_own_and_train_nothing_again(results, capsys):
+    code, out, _ = bench(capsys, "run", "table2", *QUICK, "--last", "--results", results)
+    assert code == 0 and "trained 0, attacked 35, kept 0" in out and "(last epochs)" in out
+    (path,) = results.glob("tables/table2-digits-last.csv")
+    assert all(run.endswith("last") for run in pd.read_csv(path)["run_ids"])
+
+
+def test_a_report_can_take_another_row_as_the_baseline(results, capsys):
+    assert "below AT on the same images" in bench(capsys, "report", "table2", "--results", results)[1]
+    code, out, _ = bench(capsys, "report", "table2", "--baseline", "TRADES", "--results", results)
+    assert code == 0 and "below TRADES on the same images" in out and "below AT on" not in out
+    code, _, told = bench(capsys, "report", "table2", "--baseline", "TRADE", "--results", results)
+    assert code == 2 and "row of table2-digits" in told and "did you mean 'TRADES'" in told
+
+
+def test_a_run_says_at_once_which_recipes_it_takes(tmp_path, capsys):
+    given = ("run", "table2", "--results", tmp_path, "--dry-run")
+    assert "recipes of profile 'digits'. Digits are 8x8 grey images" in bench(capsys, *given)[1]
+
+
 def test_a_cell_that_crashes_is_an_error_and_the_others_are_finished(results, capsys, monkeypatch):
     for path in results.glob("evals/at-*/pgd-100*"):
         path.unlink()

@@ -194,7 +194,7 @@ def test_a_plan_of_another_name_is_refused(tmp_path: Path):
         ((None, None), "digits"),
         (("digits", "resnet18"), "digits"),
         (("cifar10", None), "paper"),
-        (("cifar100", "resnet18"), "paper"),
+        (("cifar100", "resnet18"), "paper-cifar100"),
         (("cifar10", "wrn-34-10"), "paper-wrn"),
         (("svhn", "wide:make"), "paper"),
     ],
@@ -241,6 +241,18 @@ def test_without_slow_columns_the_title_unions_and_name_say_so():
     assert like_for_like.figure.column == "AutoAttack" and like_for_like.without_slow().figure is None
     with pytest.raises(UserError, match="no slow columns to leave out"):
         plan.load_spec("table2").without_slow()
+
+
+def test_cifar_100_and_large_networks_get_recipes_of_their_own():
+    """The short recipes for CPUs are no answer to somebody who asks for a WRN."""
+    for name in ("table2", "table3", "table4", "figure2", "regmix"):
+        spec = plan.load_spec(name)
+        assert spec.choose_setting("cifar100", "resnet18").profile == "paper-cifar100"
+        assert spec.choose_setting("cifar10", "resnet18").profile == "paper"
+        assert spec.choose_setting("cifar10", "wrn-34-10").profile == "paper-wrn"
+        assert spec.choose_setting("cifar10", "cnn-a").profile == "quick"
+    with pytest.raises(UserError, match="has no setting for data set 'cifar10' and architecture 'wrn-34-10'"):
+        plan.load_spec("table5").choose_setting("cifar10", "wrn-34-10")
 
 
 def test_table_3_is_the_papers_and_the_full_table_has_every_method():

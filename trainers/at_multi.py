@@ -3,9 +3,11 @@
 AVG and MAX: Tramer & Boneh 2019, https://arxiv.org/abs/1904.13000. MSD, and the settings of all three in
 MAT's Table 5: Maini, Wong, Kolter 2020, https://arxiv.org/abs/1909.04068.
 
-Differs from the released code of the latter: batch norm is in evaluation mode in the attacks (`inner.bn`; theirs stays
-in training mode, also on test images), an L1 attack has one start and not two, and L1 steps are those of
-`attacks.norms`. A step of theirs moves k values by 0.05 * 20 / k each: here that is a step of 1.0.
+Attacks climb the cross-entropy, as in Maini et al.; Tramer & Boneh climb the margin of C&W. Differs from the released
+code of Maini et al.: batch norm is in evaluation mode in the attacks (`inner.bn`; theirs stays in training mode, also
+on test images), an L1 attack has one start and not two, L2 and L1 steps are the steepest inside the box
+(`attacks.norms`; theirs are cut off at it), and crops are padded with zeros. An L1 step of theirs moves k values by
+0.05 * 20 / k each: here that is a step of 1.0.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ class MAT:
     teacher_grad: "flow" lets the KL move the teacher too, as algorithm 1 differentiates the whole loss; "detach" is
     what DML, ACT and CAT do. first: "natural" trains the first network on x in place of x'_1, with the same loss.
     Not stated in the paper, ours: teacher_bn "train", reduction "batchmean" ("mean" also divides by K), inner.start
-    "uniform", inner.bn "eval". Raises ValueError.
+    "uniform", inner.bn "eval", and which epoch counts (both are kept; tables take the best by validation). The table
+    `switches` decides them otherwise. Raises ValueError.
     """
 
     inner: Inner

@@ -8,7 +8,8 @@ authors' code could not be read.
 
 The paper builds on fast adversarial training from a prior: an initial perturbation that each image keeps over epochs,
 then one FGSM step (FGSM-PGK). Here the initial point is the attack's random start, drawn anew: the state of a training
-is its weights. inner.steps = 1 with inner.step = eps is the fast base; 10 steps are the PGD base.
+is its weights. inner.steps = 1 with inner.step = eps is the fast base (FGSM-PGK attacks with batch norm in training
+mode and averages weights: `inner.bn`, `schedule.ema`); 10 steps are the PGD base.
 """
 
 from __future__ import annotations
