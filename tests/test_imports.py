@@ -89,3 +89,14 @@ def test_the_only_lists_are_complete():
     shared = {"__init__", "contract", "schedule", "loop", "ema", "awp", "checkpoint", "health", "validation"}
     files = {path.stem for path in (ROOT / "trainers").glob("*.py")} - shared
     assert files == {trainer.__module__.split(".")[1] for trainer in TRAINERS.values()}
+
+
+def test_the_readmes_tree_names_every_file():
+    tree = (ROOT / "README.md").read_text().partition("## The tree")[2].partition("Read first")[0]
+    modules = [path for room in ("attacks", "trainers", "bench") for path in (ROOT / room).glob("*.py")]
+    modules += [*(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
+    missing = [path.name for path in modules if path.name not in tree and not path.name.startswith("__")]
+    assert not missing, f"README.md's tree lacks {missing}"
+    named = {word for word in tree.split() if word.endswith((".py", ".toml"))}
+    there = {path.name for path in ROOT.rglob("*.*") if ".git" not in path.parts}
+    assert named <= there, f"README.md's tree names what is gone: {named - there}"
