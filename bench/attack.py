@@ -82,7 +82,7 @@ def attack_model(
     loaded = choose_data(folder, model, dataset, data_dir)
     catalog = Catalog(recipes, assignments)
     parts = catalog.parts(attacks)
-    chosen = {name: catalog.with_threat(name, eps, norm and choose_norm(norm)).attack(name) for name in parts}
+    chosen = _choose_attacks(catalog, parts, eps, norm and choose_norm(norm), say)
     if len(parts) > 1 and source is not None:
         raise UserError("--source goes with one attack; craft them one by one")
     subject = choose_subject(folder, model, arch, loaded, mean, std)
@@ -251,6 +251,25 @@ def choose_images(source: Dataset, count: int | None, indices: Path | None) -> I
 def _images_of(catalog: Catalog, attacks: tuple[str, ...]) -> int | None:
     """How many images the suites among them ask for, at least; None is all."""
     return min((suite.images for name in attacks if (suite := catalog.suites.get(name)) and suite.images), default=None)
+
+
+def _choose_attacks(
+    catalog: Catalog, names: list[str], eps: float | None, norm: str | None, say: Callable[[str], None]
+) -> dict[str, tuple[Attack | None, dict[str, Any]]]:
+    """The attacks by name, in the threat model asked for; steps that change with it are said. Raises UserError."""
+    known = {name: catalog.attack(name) for name in names}
+    norms = sorted({attack.threat.norm for attack, _ in known.values() if attack} - {"own"})
+    if eps is not None and norm is None and len(norms) > 1:
+        raise UserError(
+            f"--eps is one radius, but these attacks have theirs in {', '.join(norms)}; attack norm by norm, or "
+            "set each with --set NAME.threat.eps=VALUE"
+        )
+    chosen = {name: catalog.attack(name, eps, norm) for name in names}
+    for name, (_, resolved) in chosen.items():
+        step, before = (each["settings"].get("step") for each in (resolved, known[name][1]))
+        if step != before:
+            say(f"{name}: steps of {step:.6g}, scaled with the radius from {before:.6g} (or --set {name}.step=VALUE)")
+    return chosen
 
 
 def choose_norm(name: str) -> str:

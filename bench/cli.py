@@ -94,7 +94,11 @@ MEAN = click.option(
     help="Normalisation of a weights file, e.g. 0.49,0.48,0.45 or 125.3/255,123/255,113.9/255.",
 )
 STD = click.option("--std", callback=numbers_of, help="See --mean.")
-EPS = click.option("--eps", callback=number_of, help="Radius, e.g. 8/255 or 0.5 (Linf: a bare 8 is refused).")
+EPS = click.option(
+    "--eps",
+    callback=number_of,
+    help="Radius, e.g. 8/255 or 0.5 (Linf: a bare 8 is refused); steps that no --set gives scale with it.",
+)
 NORM = click.option("--norm", help="Linf, L2 or L1.")
 SEED = click.option("--seed", type=int, default=0, show_default=True, help="Seed of the attack's noise.")
 INDICES = click.option("--indices", type=click.Path(path_type=Path), help="File with test image numbers, one a line.")
