@@ -235,7 +235,11 @@ def diff(first: str, second: str, style: str, results: Path) -> int:
 @click.argument("recipe")
 @options(DATASET, ARCH, SEEDS, DEVICE, DATA_DIR, RESULTS, RECIPES, SET)
 def train(recipe: str, **given: Any) -> int:
-    """Train RECIPE and register its networks; prints their run ids."""
+    """Train RECIPE and register its networks; prints their run ids.
+
+    A recipe that does not end in -digits needs --dataset. --arch is by default cnn-small for digits, cnn-a for
+    recipes in -quick, wrn-34-10 for those in -paper-wrn, and resnet18 for others.
+    """
     from bench.run import train_recipe
     from trainers.health import TrainingError
 

@@ -42,6 +42,7 @@ from bench.stats import foresight
 from bench.train import Training
 from trainers.contract import is_ensemble
 
+ARCHS = {"quick": "cnn-a", "paper-wrn": "wrn-34-10"}  # what a profile is made for, where that is not ResNet-18
 CRAFTED_KEPT = 8  # sets of images that wait for their next network, in main memory
 
 
@@ -339,8 +340,12 @@ def train_recipe(name: str, options: Options) -> list[str]:
     Raises UserError, TrainingError.
     """
     recipe = Catalog(options.recipes, options.assignments).recipe(name)
+    if options.dataset is None and not name.endswith("-digits"):
+        known = ", ".join(data.DATASETS)
+        raise UserError(f"say what {name!r} is to be trained on, as in --dataset cifar10; known: {known}")
     dataset = data.load(options.dataset or "digits", options.data_dir)
-    arch = options.arch or ("cnn-small" if dataset.name == "digits" else "resnet18")
+    fitting = [arch for profile, arch in ARCHS.items() if name.endswith(f"-{profile}")]
+    arch = options.arch or ("cnn-small" if dataset.name == "digits" else [*fitting, "resnet18"][0])
     device, run_ids = choose_device(options.device), []
     with Progress() as progress:
         for seed in options.seeds or (0,):
