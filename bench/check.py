@@ -183,12 +183,16 @@ def write_reference(plan: Plan, frame: pd.DataFrame, path: Path) -> Path:
 
 
 def _made_with(plan: Plan, line: Mapping[str, Any]) -> dict[str, str]:
-    """What a cell's number stands for: the attack, the recipe by name and a hash of its settings, and a hash of the
-    images that chose the checkpoint.
+    """What a cell's number stands for: the attack in words and a hash of its settings, the recipe by name and a hash
+    of its settings, and a hash of the images that chose the checkpoint. A column that is made of others has words
+    only: theirs have the hashes.
     """
     recipe = next(cell.recipe for cell in plan.cells if cell.row == line["row"])
+    attack = next(
+        (f", settings {digest(plan.attacks[c.attack])}" for c in plan.cells if c.column == line["column"]), ""
+    )
     return {
-        "attack": plan.budgets[line["column"]],
+        "attack": plan.budgets[line["column"]] + attack,
         "recipe": f"{recipe} {digest(plan.recipes[recipe])}",
         "chosen_with": (plan.validation_sha256 or "unknown")[:12],
     }
