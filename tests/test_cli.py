@@ -16,6 +16,7 @@ import torch
 
 from attacks.pgd import PGD
 from bench import data, registry, run, train
+from bench.catalog import Catalog
 from bench.cli import main
 from bench.records import Results, list_runs
 from trainers.validation import Split
@@ -178,6 +179,17 @@ def test_a_recipe_is_trained_on_the_network_that_its_profile_is_made_for(name, a
     monkeypatch.setattr(train.Training, "to_do", lambda self, results: [])
     (run_id, *_) = run.train_recipe(name, run.Options(Results(tmp_path), dataset="cifar10"))
     assert run_id.startswith(f"at-cifar10-{arch}-s0-")
+
+
+def test_a_damaged_checkpoint_is_a_sentence(tmp_path, capsys):
+    digits, recipe = data.load("digits"), Catalog().recipe("at-digits")
+    made = train.Training(recipe, digits, "cnn-small", 0, torch.device("cpu"))
+    path = Results(tmp_path).training(made.training_id) / "checkpoint.pt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"half of a file")
+    code, _, err = bench(capsys, "train", "at-digits", "--results", tmp_path)
+    assert code == 1 and f"training at-digits failed: {path} is damaged; delete it" in err.splitlines()[-1]
+    assert "Traceback" not in err
 
 
 def test_an_ensemble_is_registered_beside_its_networks_and_attacked_as_one(tmp_path, capsys):
