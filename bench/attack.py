@@ -86,7 +86,8 @@ def attack_model(
     if len(parts) > 1 and source is not None:
         raise UserError("--source goes with one attack; craft them one by one")
     subject = choose_subject(folder, model, arch, loaded, mean, std)
-    wanted = choose_images(loaded, images or _images_of(catalog, attacks), indices)
+    count = images if images or indices else _images_of(catalog, attacks, len(loaded.test))
+    wanted = choose_images(loaded, count, indices)
     say(foresight(len(wanted)))
     job = _Job(folder, loaded, subject, wanted, where, seed, batch_size, gradient_precision, keep_adversarial)
     try:
@@ -244,13 +245,15 @@ def choose_images(source: Dataset, count: int | None, indices: Path | None) -> I
             raise UserError(f"cannot read image numbers from {indices}: {error}; write one number a line") from error
         if len(numbers) == 0 or numbers.min() < 0 or numbers.max() >= len(chosen):
             raise UserError(f"{indices}: image numbers must be in 0..{len(chosen) - 1}")
+        if len(twice := numbers[numbers.bincount()[numbers] > 1]):
+            raise UserError(f"{indices}: image {twice[0]} is there more than once; name each image once")
         chosen = chosen.take(numbers)
     return chosen if count is None else chosen.head(count)
 
 
-def _images_of(catalog: Catalog, attacks: tuple[str, ...]) -> int | None:
-    """How many images the suites among them ask for, at least; None is all."""
-    return min((suite.images for name in attacks if (suite := catalog.suites.get(name)) and suite.images), default=None)
+def _images_of(catalog: Catalog, attacks: tuple[str, ...], most: int) -> int:
+    """How many images the suites among them ask for, at least; of `most`."""
+    return min([most, *(suite.images for name in attacks if (suite := catalog.suites.get(name)) and suite.images)])
 
 
 def _choose_attacks(

@@ -181,5 +181,10 @@ def test_a_suite_says_how_many_images_unless_the_user_does(factory, tmp_path, ca
     arguments = ["attack", factory, "two", "--recipes", str(own), "--results", str(tmp_path)]
     assert main(arguments) == 0 and "worst case of 2 attacks; 20 images" in capsys.readouterr().out
     assert main([*arguments, "--images", "7"]) == 0 and "; 7 images" in capsys.readouterr().out
+    numbers = tmp_path / "numbers"
+    numbers.write_text("\n".join(map(str, range(100, 130))))
+    assert main([*arguments, "--indices", str(numbers)]) == 0 and "; 30 images" in capsys.readouterr().out
+    own.write_text(own.read_text().replace("20\n", "1000\n"))
+    assert main(arguments) == 0 and "; 450 images" in capsys.readouterr().out, "the digits have no more"
     assert main([*arguments, "--source", factory]) == 2
     assert "--source goes with one attack" in capsys.readouterr().err
