@@ -102,7 +102,7 @@ class Catalog:
 
     def recipe(self, name: str, changes: Mapping[str, Any] | None = None, students: tuple[str, ...] = ()) -> Recipe:
         """The recipe of that name, checked. changes: of its table. students: recipes that it is a teacher for."""
-        choose(name, self.recipe_tables, "recipe")
+        choose(name, self.recipe_tables, "recipe", "recipes")
         where = f"recipe {name!r}"
         if name in students:
             raise UserError(f"{where} is its own teacher (through {', '.join(students)})")
@@ -110,7 +110,7 @@ class Catalog:
         trainer_name = _pop(table, "trainer", where)
         schedule = build(Schedule, _pop(table, "schedule", where), f"{where}, schedule")
         cast = build(_Cast, {key: table.pop(key) for key in list(table) if key in _CAST}, where)
-        trainer: Trainer = build(TRAINERS[choose(trainer_name, TRAINERS, "trainer")], table, where)
+        trainer: Trainer = build(TRAINERS[choose(trainer_name, TRAINERS, "trainer", "trainers")], table, where)
         if len(cast.archs) not in (0, trainer.members):
             raise UserError(f"{where}: archs names {len(cast.archs)} networks, but it trains {trainer.members}")
         teacher = self._teacher(name, cast, teachers_of(trainer), students)
@@ -142,10 +142,10 @@ class Catalog:
         """
         if name == CLEAN:
             return None, {"attack": CLEAN, "version": 1, "settings": {}}
-        choose(name, self.attack_tables, "attack")
+        choose(name, self.attack_tables, "attack", "attacks")
         table = dict(self.attack_tables[name])
         kind = _pop(table, "attack", f"attack {name!r}")
-        cls = ATTACKS[choose(kind, ATTACKS, "attack")]
+        cls = ATTACKS[choose(kind, ATTACKS, "attack", "attacks")]
         attack: Attack = build(cls, table, f"attack {name!r}")
         if eps is not None or norm is not None:
             attack = build(cls, table | self._with_threat(name, attack, eps, norm), f"attack {name!r}")
@@ -171,7 +171,7 @@ class Catalog:
     def parts(self, names: Sequence[str]) -> list[str]:
         """Names of attacks and suites -> names of attacks, each once."""
         for name in names:
-            choose(name, {CLEAN, *self.attack_tables, *self.suites}, "attack or suite")
+            choose(name, {CLEAN, *self.attack_tables, *self.suites}, "attack or suite", "attacks")
         return list(dict.fromkeys(part for name in names for part in self._parts(name)))
 
     def _parts(self, name: str) -> tuple[str, ...]:

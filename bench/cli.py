@@ -23,7 +23,7 @@ RESULTS = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("results"),
     show_default=True,
-    help="Folder of plans, runs, evals, tables and reference numbers.",
+    help="Folder of plans, runs, evals, diagnoses and tables.",
 )
 DATASET = click.option("--dataset", help="Data set; see `bench list datasets`.")
 ARCH = click.option("--arch", help="Architecture; see `bench list models`, or module:factory (runs that code).")
@@ -37,7 +37,7 @@ DATA_DIR = click.option(
 RECIPES = click.option(
     "--recipes",
     type=click.Path(path_type=Path),
-    help="TOML file with [recipes.*], [schedules.*], [attacks.*] of your own.",
+    help="TOML file of your own: [recipes.*], [methods.*], [profiles.*], [schedules.*], [attacks.*], [suites.*].",
 )
 SET = click.option(
     "--set",
@@ -175,7 +175,11 @@ def report(names: tuple[str, ...], style: str, out: Path | None, pictures: bool,
 
 @app.command()
 @click.argument("names", nargs=-1, metavar="[TABLE ...]")
-@click.option("--reference", type=click.Path(path_type=Path), help="This file, not results/reference/TABLE.csv.")
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path),
+    help="This file, not results/reference/TABLE.csv below the current folder.",
+)
 @click.option("--paper", is_flag=True, help="Only tell how far the paper's numbers lie; exit code 0.")
 @click.option("--update", is_flag=True, help="Write today's numbers as the new reference, and tell what changes.")
 @click.option(
@@ -280,8 +284,8 @@ def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
 def diagnose(model: str, **given: Any) -> int:
     """Check whether MODEL's robustness may be believed: named checks for gradient masking, and a verdict.
 
-    MODEL as in `bench attack`, --eps and --norm by default those it was trained with. Takes 100 test images unless
-    told otherwise. Exit code 1 when a check fails.
+    MODEL as in `bench attack`, --eps and --norm by default those it was trained with (of several norms the first;
+    --norm chooses another). Takes 100 test images unless told otherwise. Exit code 1 when a check fails.
     """
     from bench.diagnose import diagnose_model
 

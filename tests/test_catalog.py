@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.catalog import Catalog
+from bench.cli import app
 from bench.config import UserError
 
 OWN = """
@@ -64,6 +65,14 @@ def test_against_takes_all_of_the_profiles_attacks_or_the_one_of_a_norm(tmp_path
     assert own.recipe("at-l2-mine").trainer.inner.eps == 1.0
     assert "at-avg-paper-wrn" not in own.recipe_tables, "this profile has one norm"
     assert "at-l1-mine" not in own.recipe_tables and "at-l1-digits" in own.recipe_tables
+
+
+def test_the_help_names_every_section_of_a_file(tmp_path):
+    said = next(option.help for option in app.commands["train"].params if option.name == "recipes")
+    with pytest.raises(UserError) as refused:
+        catalog(tmp_path, "[nothing.such]\n")
+    known = str(refused.value).partition("known: ")[2].split(", ")
+    assert len(known) == 6 and all(f"[{section}.*]" in said for section in known)
 
 
 def test_a_profile_without_a_schedule_says_so_when_it_is_used(tmp_path):
