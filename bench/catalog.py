@@ -7,7 +7,7 @@ mistake in a recipe that no table uses costs nobody anything.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
@@ -107,8 +107,8 @@ class Catalog:
         if name in students:
             raise UserError(f"{where} is its own teacher (through {', '.join(students)})")
         table = self._with_schedule(name, self.recipe_tables[name] | dict(changes or {}))
-        trainer_name = _pop(table, "trainer", where)
-        schedule = build(Schedule, _pop(table, "schedule", where), f"{where}, schedule")
+        trainer_name = _pop(table, "trainer", where, TRAINERS)
+        schedule = build(Schedule, _pop(table, "schedule", where, self.schedules), f"{where}, schedule")
         cast = build(_Cast, {key: table.pop(key) for key in list(table) if key in _CAST}, where)
         trainer: Trainer = build(TRAINERS[choose(trainer_name, TRAINERS, "trainer", "trainers")], table, where)
         if len(cast.archs) not in (0, trainer.members):
@@ -144,7 +144,7 @@ class Catalog:
             return None, {"attack": CLEAN, "version": 1, "settings": {}}
         choose(name, self.attack_tables, "attack", "attacks")
         table = dict(self.attack_tables[name])
-        kind = _pop(table, "attack", f"attack {name!r}")
+        kind = _pop(table, "attack", f"attack {name!r}", ATTACKS)
         cls = ATTACKS[choose(kind, ATTACKS, "attack", "attacks")]
         attack: Attack = build(cls, table, f"attack {name!r}")
         if eps is not None or norm is not None:
@@ -248,7 +248,7 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
-def _pop(table: dict[str, Any], key: str, where: str) -> Any:
+def _pop(table: dict[str, Any], key: str, where: str, known: Iterable[str]) -> Any:
     if key not in table:
-        raise UserError(f"{where} has no {key!r}; every entry names one")
+        raise UserError(f"{where} has no {key!r}; name one: {', '.join(sorted(known))}")
     return table.pop(key)

@@ -228,9 +228,10 @@ def test_an_update_tells_what_changes(folder: Path, capsys: pytest.CaptureFixtur
 def test_an_update_from_uncommitted_code_or_with_holes_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]):
     results, path = Results(Path("results")), lowered(reference_path(PLAN.name), 10)
     before, run_id = path.read_text(), PLAN.cells[0].run_id
-    write_run(results, replace(run_record(run_id), provenance=replace(MADE_BY, git_dirty=True)))
-    code, _, err = bench(capsys, "check", "tiny", "--update")
-    assert code == 2 and "1 of 6 records were made with uncommitted changes" in err and run_id in err
+    for made_by in (replace(MADE_BY, git_dirty=True), replace(MADE_BY, git_commit="unknown")):
+        write_run(results, replace(run_record(run_id), provenance=made_by))
+        code, _, err = bench(capsys, "check", "tiny", "--update")
+        assert code == 2 and "1 of 6 records were made with uncommitted changes or outside" in err and run_id in err
     write_run(results, run_record(run_id))
     results.eval(run_id, PLAN.cells[0].eval_id).unlink()
     code, _, err = bench(capsys, "check", "tiny", "--update")
