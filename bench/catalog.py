@@ -101,12 +101,14 @@ class Catalog:
         self.suites = {name: build(Suite, table, f"suite {name!r}") for name, table in tables["suites"].items()}
 
     def recipe(self, name: str, changes: Mapping[str, Any] | None = None, students: tuple[str, ...] = ()) -> Recipe:
-        """The recipe of that name, checked. changes: of its table. students: recipes that it is a teacher for."""
+        """The recipe of that name, checked. changes: of its table, merged into the tables in it. students: recipes that
+        it is a teacher for.
+        """
         choose(name, self.recipe_tables, "recipe", "recipes")
         where = f"recipe {name!r}"
         if name in students:
             raise UserError(f"{where} is its own teacher (through {', '.join(students)})")
-        table = self._with_schedule(name, self.recipe_tables[name] | dict(changes or {}))
+        table = self._with_schedule(name, _merged(self.recipe_tables[name], changes or {}))
         trainer_name = _pop(table, "trainer", where, TRAINERS)
         schedule = build(Schedule, _pop(table, "schedule", where, self.schedules), f"{where}, schedule")
         cast = build(_Cast, {key: table.pop(key) for key in list(table) if key in _CAST}, where)

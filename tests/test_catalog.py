@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bench.catalog import Catalog
@@ -52,6 +54,13 @@ def test_a_recipe_is_the_profile_under_the_method_under_its_own_changes(tmp_path
     assert "double-digits" not in own.recipe_tables and "taught-digits" in own.recipe_tables
     assert own.recipe("at-digits").schedule.epochs == 2
     assert own.recipe("at-digits").trainer == Catalog().recipe("at-digits").trainer
+
+
+def test_changes_of_a_row_reach_into_tables():
+    plain = Catalog().recipe("at-digits")
+    changed = Catalog().recipe("at-digits", {"inner": {"start": "gaussian"}, "schedule": {"epochs": 3}})
+    assert changed.trainer.inner == replace(plain.trainer.inner, start="gaussian")
+    assert changed.schedule == replace(plain.schedule, epochs=3)
 
 
 def test_a_teacher_is_the_method_under_the_same_profile(tmp_path):
