@@ -22,7 +22,8 @@ from bench.config import UserError, choose
 from bench.data import Dataset, Images
 from bench.device import choose_device, describe
 from bench.evaluate import DISTANCES, Verdicts, check_transfer, craft, evaluate, fingerprint
-from bench.records import EvalRecord, Results, Source, list_runs, provenance, write_eval
+from bench.provenance import provenance
+from bench.records import EvalRecord, Results, Source, list_runs, write_eval
 from bench.spec import CLEAN
 from bench.stats import foresight, wilson
 from bench.union import common_threat, evaluate_union

@@ -159,6 +159,7 @@ def run(table: str, dry_run: bool, **given: Any) -> int:
 def report(names: tuple[str, ...], style: str, out: Path | None, pictures: bool, results: Path) -> int:
     """Tables from records alone: all that were planned, or the named ones (table2 or table2-digits)."""
     from bench import figures, records, report, tables
+    from bench.files import write_text
 
     folder = records.Results(results)
     made = [(plan, tables.table(plan, folder)) for plan in _plans(folder, names)]
@@ -169,7 +170,7 @@ def report(names: tuple[str, ...], style: str, out: Path | None, pictures: bool,
     if out is None:
         click.echo(text)
     else:
-        records.write_text(out, text + "\n")
+        write_text(out, text + "\n")
     return 0
 
 

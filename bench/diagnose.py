@@ -20,6 +20,7 @@ from bench.evidence import STAGES, Effort, Witness, substitute
 from bench.masking import findings
 from bench.plan import radius
 from bench.progress import Progress
+from bench.provenance import provenance
 from bench.records import (
     DiagnosisRecord,
     Finding,
@@ -27,7 +28,6 @@ from bench.records import (
     RunRecord,
     Source,
     list_runs,
-    provenance,
     read_run,
     trust_of,
     write_diagnosis,

@@ -25,19 +25,19 @@ from bench.locks import locked
 from bench.pace import Pace
 from bench.plan import Cell
 from bench.progress import Progress
+from bench.provenance import provenance
 from bench.records import (
     ErrorRecord,
     EvalRecord,
     Results,
     Source,
     clear_error,
-    provenance,
     read_run,
     training_of,
     write_error,
     write_eval,
 )
-from bench.spec import TableSpec
+from bench.spec import TableSpec, load_spec
 from bench.stats import foresight
 from bench.train import Training
 from trainers.contract import is_ensemble
@@ -96,7 +96,7 @@ class TableRun:
         self.options, self.results = options, options.results
         self.device = choose_device(options.device)
         catalog = Catalog(options.recipes, options.assignments)
-        spec = plan.load_spec(table)
+        spec = load_spec(table)
         spec = spec.without_slow() if options.fast else spec
         setting = spec.choose_setting(options.dataset, options.arch)
         self.recipes = {
