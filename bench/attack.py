@@ -22,7 +22,8 @@ from bench.config import UserError, choose
 from bench.data import Dataset, Images
 from bench.device import choose_device, describe
 from bench.evaluate import DISTANCES, Verdicts, check_transfer, craft, evaluate, fingerprint
-from bench.records import EvalRecord, Results, Source, list_runs, provenance, write_eval
+from bench.provenance import provenance
+from bench.records import EvalRecord, Results, Source, list_runs, write_eval
 from bench.spec import CLEAN
 from bench.stats import foresight, wilson
 from bench.union import common_threat, evaluate_union
@@ -82,11 +83,12 @@ def attack_model(
     loaded = choose_data(folder, model, dataset, data_dir)
     catalog = Catalog(recipes, assignments)
     parts = catalog.parts(attacks)
-    chosen = {name: catalog.with_threat(name, eps, norm and choose_norm(norm)).attack(name) for name in parts}
+    chosen = _choose_attacks(catalog, parts, eps, norm and choose_norm(norm), say)
     if len(parts) > 1 and source is not None:
         raise UserError("--source goes with one attack; craft them one by one")
     subject = choose_subject(folder, model, arch, loaded, mean, std)
-    wanted = choose_images(loaded, images or _images_of(catalog, attacks), indices)
+    count = images if images or indices else _images_of(catalog, attacks, len(loaded.test))
+    wanted = choose_images(loaded, count, indices)
     say(foresight(len(wanted)))
     job = _Job(folder, loaded, subject, wanted, where, seed, batch_size, gradient_precision, keep_adversarial)
     try:
@@ -244,13 +246,34 @@ def choose_images(source: Dataset, count: int | None, indices: Path | None) -> I
             raise UserError(f"cannot read image numbers from {indices}: {error}; write one number a line") from error
         if len(numbers) == 0 or numbers.min() < 0 or numbers.max() >= len(chosen):
             raise UserError(f"{indices}: image numbers must be in 0..{len(chosen) - 1}")
+        if len(twice := numbers[numbers.bincount()[numbers] > 1]):
+            raise UserError(f"{indices}: image {twice[0]} is there more than once; name each image once")
         chosen = chosen.take(numbers)
     return chosen if count is None else chosen.head(count)
 
 
-def _images_of(catalog: Catalog, attacks: tuple[str, ...]) -> int | None:
-    """How many images the suites among them ask for, at least; None is all."""
-    return min((suite.images for name in attacks if (suite := catalog.suites.get(name)) and suite.images), default=None)
+def _images_of(catalog: Catalog, attacks: tuple[str, ...], most: int) -> int:
+    """How many images the suites among them ask for, at least; of `most`."""
+    return min([most, *(suite.images for name in attacks if (suite := catalog.suites.get(name)) and suite.images)])
+
+
+def _choose_attacks(
+    catalog: Catalog, names: list[str], eps: float | None, norm: str | None, say: Callable[[str], None]
+) -> dict[str, tuple[Attack | None, dict[str, Any]]]:
+    """The attacks by name, in the threat model asked for; steps that change with it are said. Raises UserError."""
+    known = {name: catalog.attack(name) for name in names}
+    norms = sorted({attack.threat.norm for attack, _ in known.values() if attack} - {"own"})
+    if eps is not None and norm is None and len(norms) > 1:
+        raise UserError(
+            f"--eps is one radius, but these attacks have theirs in {', '.join(norms)}; attack norm by norm, or "
+            "set each with --set NAME.threat.eps=VALUE"
+        )
+    chosen = {name: catalog.attack(name, eps, norm) for name in names}
+    for name, (_, resolved) in chosen.items():
+        step, before = (each["settings"].get("step") for each in (resolved, known[name][1]))
+        if step != before:
+            say(f"{name}: steps of {step:.6g}, scaled with the radius from {before:.6g} (or --set {name}.step=VALUE)")
+    return chosen
 
 
 def choose_norm(name: str) -> str:

@@ -7,9 +7,10 @@ mistake in a recipe that no table uses costs nobody anything.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from copy import copy, deepcopy
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 from attacks import ATTACKS
 from attacks.contract import Attack
+from attacks.pgd import MIM, PGD
 from bench import models
 from bench.config import UserError, build, choose, override, read_toml, settings_of
 from bench.spec import CLEAN
@@ -95,28 +97,22 @@ class Catalog:
         merged = override(recipes | tables["attacks"], list(assignments))
         self.recipe_tables = {name: merged[name] for name in recipes}
         self.attack_tables = {name: merged[name] for name in tables["attacks"]}
+        self._assigned = [assignment.partition("=")[0].strip() for assignment in assignments]
         self.suites = {name: build(Suite, table, f"suite {name!r}") for name, table in tables["suites"].items()}
 
-    def with_threat(self, name: str, eps: float | None, norm: str | None) -> Catalog:
-        """The same catalog where the attack of that name has another radius or norm."""
-        threat = {key: value for key, value in (("eps", eps), ("norm", norm)) if value is not None}
-        changed = copy(self)
-        table = self.attack_tables.get(name, {})
-        merged = table | {"threat": table.get("threat", {}) | threat}
-        changed.attack_tables = self.attack_tables | ({name: merged} if table else {})
-        return changed
-
     def recipe(self, name: str, changes: Mapping[str, Any] | None = None, students: tuple[str, ...] = ()) -> Recipe:
-        """The recipe of that name, checked. changes: of its table. students: recipes that it is a teacher for."""
-        choose(name, self.recipe_tables, "recipe")
+        """The recipe of that name, checked. changes: of its table, merged into the tables in it. students: recipes that
+        it is a teacher for.
+        """
+        choose(name, self.recipe_tables, "recipe", "recipes")
         where = f"recipe {name!r}"
         if name in students:
             raise UserError(f"{where} is its own teacher (through {', '.join(students)})")
         table = self._with_schedule(name, _merged(self.recipe_tables[name], changes or {}))
-        trainer_name = _pop(table, "trainer", where)
-        schedule = build(Schedule, _pop(table, "schedule", where), f"{where}, schedule")
+        trainer_name = _pop(table, "trainer", where, TRAINERS)
+        schedule = build(Schedule, _pop(table, "schedule", where, self.schedules), f"{where}, schedule")
         cast = build(_Cast, {key: table.pop(key) for key in list(table) if key in _CAST}, where)
-        trainer: Trainer = build(TRAINERS[choose(trainer_name, TRAINERS, "trainer")], table, where)
+        trainer: Trainer = build(TRAINERS[choose(trainer_name, TRAINERS, "trainer", "trainers")], table, where)
         if len(cast.archs) not in (0, trainer.members):
             raise UserError(f"{where}: archs names {len(cast.archs)} networks, but it trains {trainer.members}")
         teacher = self._teacher(name, cast, teachers_of(trainer), students)
@@ -137,20 +133,47 @@ class Catalog:
             raise UserError(f"{where}: teacher_member = {cast.teacher_member}, but {recipe.name!r} trains {trained}")
         return Teacher(recipe, cast.teacher_member, cast.teacher_arch and models.check_name(cast.teacher_arch))
 
-    def attack(self, name: str) -> tuple[Attack | None, dict[str, Any]]:
-        """The attack of that name, checked, and its resolved settings; "clean" is no attack."""
+    def attack(
+        self, name: str, eps: float | None = None, norm: str | None = None
+    ) -> tuple[Attack | None, dict[str, Any]]:
+        """The attack of that name, checked, and its resolved settings; "clean" is no attack.
+
+        eps, norm: instead of its own. A step in image units then changes in proportion to eps, unless an assignment
+        set it: the same number of steps gets as far in the larger ball. Raises UserError for an attack without a
+        radius in a norm, and for a norm without its radius.
+        """
         if name == CLEAN:
             return None, {"attack": CLEAN, "version": 1, "settings": {}}
-        choose(name, self.attack_tables, "attack")
+        choose(name, self.attack_tables, "attack", "attacks")
         table = dict(self.attack_tables[name])
-        kind = _pop(table, "attack", f"attack {name!r}")
-        attack: Attack = build(ATTACKS[choose(kind, ATTACKS, "attack")], table, f"attack {name!r}")
+        kind = _pop(table, "attack", f"attack {name!r}", ATTACKS)
+        cls = ATTACKS[choose(kind, ATTACKS, "attack", "attacks")]
+        attack: Attack = build(cls, table, f"attack {name!r}")
+        if eps is not None or norm is not None:
+            attack = build(cls, table | self._with_threat(name, attack, eps, norm), f"attack {name!r}")
         return attack, {"attack": kind, "version": attack.version, "settings": settings_of(attack)}
+
+    def _with_threat(self, name: str, attack: Attack, eps: float | None, norm: str | None) -> dict[str, Any]:
+        """What another radius or norm changes of an attack's table."""
+        known = attack.threat
+        if known.norm == "own":
+            raise UserError(
+                f"attack {name!r} is bounded in parameters of its own and not in a norm; leave out --eps and --norm, "
+                f"or change its settings with --set {name}.KEY=VALUE"
+            )
+        if eps is None and norm != known.norm:
+            raise UserError(f"attack {name!r} has a radius in {known.norm}; give the one in {norm} with --eps")
+        eps = known.eps if eps is None else eps
+        changes: dict[str, Any] = {"threat": {"norm": norm or known.norm, "eps": eps}}
+        chosen = any(fnmatchcase(f"{name}.step", assigned) for assigned in self._assigned)
+        if isinstance(attack, (PGD, MIM)) and known.eps and not chosen:  # the step of C&W is no distance between images
+            changes["step"] = attack.step * eps / known.eps
+        return changes
 
     def parts(self, names: Sequence[str]) -> list[str]:
         """Names of attacks and suites -> names of attacks, each once."""
         for name in names:
-            choose(name, {CLEAN, *self.attack_tables, *self.suites}, "attack or suite")
+            choose(name, {CLEAN, *self.attack_tables, *self.suites}, "attack or suite", "attacks")
         return list(dict.fromkeys(part for name in names for part in self._parts(name)))
 
     def _parts(self, name: str) -> tuple[str, ...]:
@@ -231,7 +254,7 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
-def _pop(table: dict[str, Any], key: str, where: str) -> Any:
+def _pop(table: dict[str, Any], key: str, where: str, known: Iterable[str]) -> Any:
     if key not in table:
-        raise UserError(f"{where} has no {key!r}; every entry names one")
+        raise UserError(f"{where} has no {key!r}; name one: {', '.join(sorted(known))}")
     return table.pop(key)

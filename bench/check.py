@@ -147,18 +147,18 @@ def refuse_incomplete(plan: Plan, frame: pd.DataFrame) -> None:
 
 
 def refuse_dirty(plan: Plan, results: Results) -> None:
-    """Raises UserError when a record behind the table was made by code that is in no commit."""
+    """Raises UserError when a record behind the table was made by code that is in no commit, or nobody knows which."""
     made: dict[str, Provenance] = {}
     for cell in plan.cells:
         for run_id in cell.networks:
             made.setdefault(run_id, read_run(results, run_id).provenance)
         what = f"{cell.eval_id} of {cell.run_id}"
         made.setdefault(what, read_eval(results, cell.run_id, cell.eval_id).provenance)
-    dirty = [what for what, provenance in made.items() if provenance.git_dirty]
+    dirty = [what for what, by in made.items() if by.git_dirty or by.git_commit == "unknown"]
     if dirty:
         raise UserError(
-            f"{plan.name}: {len(dirty)} of {len(made)} records were made with uncommitted changes, such as {dirty[0]}, "
-            "so nobody could make them again; commit, delete them and run again"
+            f"{plan.name}: {len(dirty)} of {len(made)} records were made with uncommitted changes or outside a "
+            f"repository, such as {dirty[0]}, so nobody could make them again; commit, delete them and run again"
         )
 
 
@@ -183,12 +183,16 @@ def write_reference(plan: Plan, frame: pd.DataFrame, path: Path) -> Path:
 
 
 def _made_with(plan: Plan, line: Mapping[str, Any]) -> dict[str, str]:
-    """What a cell's number stands for: the attack, the recipe by name and a hash of its settings, and a hash of the
-    images that chose the checkpoint.
+    """What a cell's number stands for: the attack in words and a hash of its settings, the recipe by name and a hash
+    of its settings, and a hash of the images that chose the checkpoint. A column that is made of others has words
+    only: theirs have the hashes.
     """
     recipe = next(cell.recipe for cell in plan.cells if cell.row == line["row"])
+    attack = next(
+        (f", settings {digest(plan.attacks[c.attack])}" for c in plan.cells if c.column == line["column"]), ""
+    )
     return {
-        "attack": plan.budgets[line["column"]],
+        "attack": plan.budgets[line["column"]] + attack,
         "recipe": f"{recipe} {digest(plan.recipes[recipe])}",
         "chosen_with": (plan.validation_sha256 or "unknown")[:12],
     }

@@ -23,7 +23,7 @@ RESULTS = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("results"),
     show_default=True,
-    help="Folder of plans, runs, evals, tables and reference numbers.",
+    help="Folder of plans, runs, evals, diagnoses and tables.",
 )
 DATASET = click.option("--dataset", help="Data set; see `bench list datasets`.")
 ARCH = click.option("--arch", help="Architecture; see `bench list models`, or module:factory (runs that code).")
@@ -37,7 +37,7 @@ DATA_DIR = click.option(
 RECIPES = click.option(
     "--recipes",
     type=click.Path(path_type=Path),
-    help="TOML file with [recipes.*], [schedules.*], [attacks.*] of your own.",
+    help="TOML file of your own: [recipes.*], [methods.*], [profiles.*], [schedules.*], [attacks.*], [suites.*].",
 )
 SET = click.option(
     "--set",
@@ -94,7 +94,11 @@ MEAN = click.option(
     help="Normalisation of a weights file, e.g. 0.49,0.48,0.45 or 125.3/255,123/255,113.9/255.",
 )
 STD = click.option("--std", callback=numbers_of, help="See --mean.")
-EPS = click.option("--eps", callback=number_of, help="Radius, e.g. 8/255 or 0.5 (Linf: a bare 8 is refused).")
+EPS = click.option(
+    "--eps",
+    callback=number_of,
+    help="Radius, e.g. 8/255 or 0.5 (Linf: a bare 8 is refused); steps that no --set gives scale with it.",
+)
 NORM = click.option("--norm", help="Linf, L2 or L1.")
 SEED = click.option("--seed", type=int, default=0, show_default=True, help="Seed of the attack's noise.")
 INDICES = click.option("--indices", type=click.Path(path_type=Path), help="File with test image numbers, one a line.")
@@ -159,6 +163,7 @@ def report(
 ) -> int:
     """Tables from records alone: all that were planned, or the named ones (table2 or table2-digits)."""
     from bench import figures, records, report, tables
+    from bench.files import write_text
 
     folder = records.Results(results)
     plans = [plan if baseline is None else plan.against(baseline) for plan in _plans(folder, names)]
@@ -170,13 +175,17 @@ def report(
     if out is None:
         click.echo(text)
     else:
-        records.write_text(out, text + "\n")
+        write_text(out, text + "\n")
     return 0
 
 
 @app.command()
 @click.argument("names", nargs=-1, metavar="[TABLE ...]")
-@click.option("--reference", type=click.Path(path_type=Path), help="This file, not results/reference/TABLE.csv.")
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path),
+    help="This file, not results/reference/TABLE.csv below the current folder.",
+)
 @click.option("--paper", is_flag=True, help="Only tell how far the paper's numbers lie; exit code 0.")
 @click.option("--update", is_flag=True, help="Write today's numbers as the new reference, and tell what changes.")
 @click.option(
@@ -236,7 +245,11 @@ def diff(first: str, second: str, style: str, results: Path) -> int:
 @click.argument("recipe")
 @options(DATASET, ARCH, SEEDS, DEVICE, DATA_DIR, RESULTS, RECIPES, SET)
 def train(recipe: str, **given: Any) -> int:
-    """Train RECIPE and register its networks; prints their run ids."""
+    """Train RECIPE and register its networks; prints their run ids.
+
+    A recipe that does not end in -digits needs --dataset. --arch is by default cnn-small for digits, cnn-a for
+    recipes in -quick, wrn-34-10 for those in -paper-wrn, and resnet18 for others.
+    """
     from bench.run import train_recipe
     from trainers.health import TrainingError
 
@@ -277,8 +290,8 @@ def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
 def diagnose(model: str, **given: Any) -> int:
     """Check whether MODEL's robustness may be believed: named checks for gradient masking, and a verdict.
 
-    MODEL as in `bench attack`, --eps and --norm by default those it was trained with. Takes 100 test images unless
-    told otherwise. Exit code 1 when a check fails.
+    MODEL as in `bench attack`, --eps and --norm by default those it was trained with (of several norms the first;
+    --norm chooses another). Takes 100 test images unless told otherwise. Exit code 1 when a check fails.
     """
     from bench.diagnose import diagnose_model
 
@@ -298,7 +311,7 @@ def diagnose(model: str, **given: Any) -> int:
 )
 @click.option("--all", "whole", is_flag=True, help="Every image of each record.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draw.")
-@options(DEVICE, DATA_DIR, RESULTS, RECIPES)
+@options(ARCH, DEVICE, DATA_DIR, RESULTS, RECIPES)
 def verify(name: str, images: int, whole: bool, results: Path, **given: Any) -> int:
     """Make adversarial images again from their records, judge them in float64; exit code 1 on a mismatch."""
     from bench import verify

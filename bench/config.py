@@ -34,8 +34,10 @@ class UserError(ValueError):
     """A user's mistake; the command line prints its sentence and exits with code 2."""
 
 
-def choose(name: str, known: Iterable[str], what: str) -> str:
-    """`name` if it is known. Raises UserError with the nearest known name, and all of them or, of many, some."""
+def choose(name: str, known: Iterable[str], what: str, *lists: str) -> str:
+    """`name` if it is known. Raises UserError with the nearest known name, and all of them or, of many, some and the
+    `lists` of `bench list` that show all.
+    """
     names = sorted(known)
     if name in names:
         return name
@@ -44,7 +46,8 @@ def choose(name: str, known: Iterable[str], what: str) -> str:
     listed = f"known: {', '.join(names) or 'none'}"
     if len(names) > LISTED:
         near = difflib.get_close_matches(str(name), names, n=5, cutoff=0)
-        listed = f"known, among others: {', '.join(near)}; `bench list` shows all"
+        all_of_them = " and ".join(f"`bench list {one}`" for one in lists)
+        listed = f"known, among others: {', '.join(near)}" + (f"; for all see {all_of_them}" if lists else "")
     raise UserError(f"unknown {what} {name!r};{hint} {listed}")
 
 
@@ -126,10 +129,10 @@ def override(tables: Mapping[str, dict[str, Any]], assignments: Iterable[str]) -
 def _matches(tables: Mapping[str, dict[str, Any]], name: str, key: str, assignment: str) -> list[str]:
     """The tables that `name` means. A glob needs at least one table that has the key."""
     if not any(sign in name for sign in _WILD):
-        return [choose(name, tables, f"name in --set {assignment}:")]
+        return [choose(name, tables, f"name in --set {assignment}:", "recipes", "attacks")]
     named = [table for table in tables if fnmatchcase(table, name)]
     if not named:
-        choose(name, tables, f"pattern in --set {assignment}:")
+        choose(name, tables, f"pattern in --set {assignment}:", "recipes", "attacks")
     keyed = [table for table in named if key in tables[table]]
     if not keyed:
         known = {known for table in named for known in tables[table]}

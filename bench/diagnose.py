@@ -14,23 +14,26 @@ from torch import nn
 from attacks.contract import ThreatModel
 from attacks.noise import derive_seed
 from bench.attack import Statistics, Subject, choose_data, choose_images, choose_norm, choose_subject
-from bench.config import UserError, settings_of
+from bench.config import UserError, build, choose, settings_of
 from bench.device import choose_device, describe
 from bench.evidence import STAGES, Effort, Witness, substitute
 from bench.masking import findings
 from bench.plan import radius
 from bench.progress import Progress
+from bench.provenance import provenance
 from bench.records import (
     DiagnosisRecord,
     Finding,
     Results,
+    RunRecord,
     Source,
     list_runs,
-    provenance,
     read_run,
     trust_of,
     write_diagnosis,
 )
+from trainers import TRAINERS
+from trainers.contract import Inner, Trainer, perturbations
 
 IMAGES = 100
 
@@ -113,13 +116,16 @@ def _record(
 
 
 def _threat(folder: Results, model: str, eps: float | None, norm: str | None) -> ThreatModel:
-    """The threat model asked for; a registered run has that of its training. Raises UserError."""
-    trained = read_run(folder, model).settings.get("inner", {}) if model in list_runs(folder) else {}
-    if norm is None or choose_norm(norm) == trained.get("norm"):
-        eps = trained.get("eps") if eps is None else eps
+    """The threat model asked for; a registered run has that of its training, of several the first (in the norm asked
+    for). Raises UserError.
+    """
+    trained = _trained_against(read_run(folder, model)) if model in list_runs(folder) else ()
+    first = trained[0].norm if trained else "Linf"
+    chosen: Any = first if norm is None else choose_norm(norm)
+    if eps is None:
+        eps = next((inner.eps for inner in trained if inner.norm == chosen), None)
     if eps is None:
         raise UserError("say at which radius the model is claimed to be robust, as in --eps 8/255")
-    chosen: Any = choose_norm(norm or trained.get("norm", "Linf"))
     try:
         threat = ThreatModel(chosen, eps)
     except ValueError as error:
@@ -127,6 +133,14 @@ def _threat(folder: Results, model: str, eps: float | None, norm: str | None) ->
     if eps == 0:
         raise UserError("gradients lead nowhere at radius 0; give one above 0, as in --eps 8/255")
     return threat
+
+
+def _trained_against(record: RunRecord) -> tuple[Inner, ...]:
+    """What the network of a run was trained to withstand; for a naturally trained one, what it was measured with."""
+    settings = {key: value for key, value in record.settings.items() if key != "schedule"}
+    kind = TRAINERS[choose(record.trainer, TRAINERS, "trainer", "trainers")]
+    trainer: Trainer = build(kind, settings, f"run {record.run_id}")
+    return perturbations(trainer, record.member) or (trainer.inner,)
 
 
 def _lines(record: DiagnosisRecord) -> list[str]:

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from attacks.adapters import LibraryError
 from attacks.contract import Attack, ThreatModel, in_box
 from attacks.noise import Noise, derive_seed
 from attacks.norms import distance
@@ -28,7 +29,7 @@ DISTANCES = ("Linf", "L2", "L1", "L0")
 
 
 class AttackError(RuntimeError):
-    """The attack broke its contract: what it returned is no data point."""
+    """The attack broke its contract, or its library crashed: what came of it is no data point."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,10 @@ def check_transfer(name: str, attack: Attack | None) -> Attack:
 
 def _run(name: str, attack: Attack, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
     """What the attack makes of x, checked. Raises AttackError."""
-    x_adv = attack(target, x, y, noise)
+    try:
+        x_adv = attack(target, x, y, noise)
+    except LibraryError as error:  # a crash of our own passes through: its traceback is what one needs
+        raise AttackError(f"{name}: {error}") from error
     check_contract(name, attack, x, x_adv)
     return x_adv
 

@@ -192,7 +192,7 @@ class Witness:
             "noise": PGD(threat, steps=1, step=0.0, restarts=effort.draws, stop="last"),
         }
 
-    def _run(self, name: str, attack: Attack, images: Images | None = None, **given: object) -> np.ndarray:
+    def _run(self, name: str, attack: Attack, **given: object) -> np.ndarray:
         """Judge the attack, note who stands, and return the distances in L2 [n], inf where nothing fooled."""
         self.say(name)
         verdicts = evaluate(

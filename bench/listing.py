@@ -17,9 +17,9 @@ ADDRESS = re.compile(r"https?://[^\s,;)]*[^\s,;.:)]")
 
 def tables(results: Path) -> list[str]:
     """Name and title of every table."""
-    from bench import plan
+    from bench.spec import list_specs, load_spec
 
-    return [f"{name:12} {plan.load_spec(name).title}" for name in plan.list_specs()]
+    return [f"{name:12} {load_spec(name).title}" for name in list_specs()]
 
 
 def recipes(results: Path) -> list[str]:

@@ -21,8 +21,6 @@ from bench.config import UserError, choose
 from bench.files import read_json, write_json
 from bench.records import Results, training_of
 from bench.spec import CLEAN, Column, Figure, Row, Setting, TableSpec
-from bench.spec import list_specs as list_specs
-from bench.spec import load_spec as load_spec
 
 MOST_LEVELS = 32  # of 255: larger radii are not written as levels
 _NORMS = {"own": "own measure"}

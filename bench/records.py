@@ -23,9 +23,7 @@ import pyarrow.parquet as pq
 
 from bench.config import UserError
 from bench.files import dump, parse, read_json, write_atomic, write_json
-from bench.files import write_text as write_text
 from bench.provenance import Cost, Provenance, TrainingCost
-from bench.provenance import provenance as provenance
 
 T = TypeVar("T")
 Verdict = Literal["pass", "warn", "fail", "skip"]

@@ -46,11 +46,12 @@ def weights_path(results: Results, record: RunRecord) -> Path:
 def load(results: Results, run_id: str, own: Collection[str] = ()) -> tuple[nn.Module, RunRecord]:
     """The registered model in evaluation mode, and its record. Raises UserError when missing, truncated or altered.
 
-    own: the architectures of the form module:factory that the user named. A record that names another is refused:
-    records are data, and never decide what code runs.
+    own: the architectures of the form module:factory that the user named, also several joined by "+". A record that
+    names another is refused: records are data, and never decide what code runs.
     """
     record = read_run(results, run_id)
-    if any(":" in arch and arch not in own for arch in record.arch.split("+")):
+    trusted = {part for arch in own for part in arch.split("+")}
+    if any(":" in arch and arch not in trusted for arch in record.arch.split("+")):
         raise UserError(
             f"{results.run(run_id)}: loading its architecture {record.arch!r} runs that code; if you trust it, say so "
             f"with --arch {record.arch}"

@@ -25,23 +25,24 @@ from bench.locks import locked
 from bench.pace import Pace
 from bench.plan import Cell
 from bench.progress import Progress
+from bench.provenance import provenance
 from bench.records import (
     ErrorRecord,
     EvalRecord,
     Results,
     Source,
     clear_error,
-    provenance,
     read_run,
     training_of,
     write_error,
     write_eval,
 )
-from bench.spec import TableSpec
+from bench.spec import TableSpec, load_spec
 from bench.stats import foresight
 from bench.train import Training
 from trainers.contract import is_ensemble
 
+ARCHS = {"quick": "cnn-a", "paper-wrn": "wrn-34-10"}  # what a profile is made for, where that is not ResNet-18
 CRAFTED_KEPT = 8  # sets of images that wait for their next network, in main memory
 
 
@@ -96,7 +97,7 @@ class TableRun:
         self.options, self.results = options, options.results
         self.device = choose_device(options.device)
         catalog = Catalog(options.recipes, options.assignments)
-        spec = plan.load_spec(table)
+        spec = load_spec(table)
         spec = spec.without_slow() if options.fast else spec
         spec = spec.of_last_epochs() if options.last else spec
         setting = spec.choose_setting(options.dataset, options.arch)
@@ -345,8 +346,12 @@ def train_recipe(name: str, options: Options) -> list[str]:
     Raises UserError, TrainingError.
     """
     recipe = Catalog(options.recipes, options.assignments).recipe(name)
+    if options.dataset is None and not name.endswith("-digits"):
+        known = ", ".join(data.DATASETS)
+        raise UserError(f"say what {name!r} is to be trained on, as in --dataset cifar10; known: {known}")
     dataset = data.load(options.dataset or "digits", options.data_dir)
-    arch = options.arch or ("cnn-small" if dataset.name == "digits" else "resnet18")
+    fitting = [arch for profile, arch in ARCHS.items() if name.endswith(f"-{profile}")]
+    arch = options.arch or ("cnn-small" if dataset.name == "digits" else [*fitting, "resnet18"][0])
     device, run_ids = choose_device(options.device), []
     with Progress() as progress:
         for seed in options.seeds or (0,):

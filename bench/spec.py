@@ -17,7 +17,8 @@ CLEAN = "clean"  # the column without an attack
 @dataclass(frozen=True)
 class Row:
     """One network of a table. member: which network of the cohort, from 0. ensemble: the mean of the cohort's networks
-    instead of one of them. set: what the row changes of its method's recipe, such as { alpha = 0.2 }.
+    instead of one of them. set: what the row changes of its method's recipe, such as { alpha = 0.2 } or
+    { inner = { start = "gaussian" } }.
     """
 
     label: str

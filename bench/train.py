@@ -19,8 +19,8 @@ from bench.data import Dataset, Images
 from bench.device import describe
 from bench.locks import locked
 from bench.progress import Progress
-from bench.provenance import TrainingCost
-from bench.records import Results, RunRecord, Source, provenance
+from bench.provenance import TrainingCost, provenance
+from bench.records import Results, RunRecord, Source
 from trainers.contract import is_ensemble
 from trainers.health import EpochReport, TrainingError
 from trainers.loop import Fit, Snapshot, fit

@@ -87,13 +87,15 @@ def verify(
     device: str = "auto",
     data_dir: Path | None = None,
     recipes: Path | None = None,
+    arch: str | None = None,
 ) -> Verified:
-    """Replay one record on so many images drawn with `seed`, None is all. recipes: as when it was made.
+    """Replay one record on so many images drawn with `seed`, None is all. recipes: as when it was made. arch: the
+    user's own module:factory, where its networks are of that.
 
     Raises UserError for what cannot be replayed.
     """
     record = read_eval(results, run_id, eval_id)
-    replay = _Replay(results, record, choose_device(device), data_dir, Catalog(recipes))
+    replay = _Replay(results, record, choose_device(device), data_dir, Catalog(recipes), arch)
     total = len(record.images)
     count = total if images is None else min(images, total)
     places = np.sort(np.random.default_rng(seed).choice(total, count, replace=False))
@@ -115,6 +117,7 @@ class _Replay:
     device: torch.device
     data_dir: Path | None
     catalog: Catalog
+    arch: str | None
 
     def verify(self, places: Sequence[int]) -> Verified:
         """places: rows of the record's table."""
@@ -164,7 +167,7 @@ class _Replay:
         return deepcopy(self.network).double()
 
     def _load(self, run_id: str, weights_sha256: str) -> nn.Module:
-        model, run = registry.load(self.results, run_id)
+        model, run = registry.load(self.results, run_id, () if self.arch is None else (self.arch,))
         if run.weights_sha256 != weights_sha256:
             raise UserError(f"{self.record.eval_id} is of other weights than {run_id} has now; run it again")
         return model.to(self.device).eval()

@@ -54,7 +54,7 @@ def from_weights(
         state = {name.removeprefix("1."): value for name, value in state.items() if name.startswith("1.")}
     model = models.create(arch, shape, classes)
     own = model.state_dict()
-    fitted = _fit(state, own, arch)
+    fitted = _fit(state, arch)
     missing = [name for name in own if name not in fitted and not name.endswith("num_batches_tracked")]
     extra = [name for name in fitted if name not in own]
     wrong = [
@@ -111,7 +111,7 @@ def _plain_state(path: Path) -> dict[str, Tensor]:
     return loaded
 
 
-def _fit(state: dict[str, Tensor], own: dict[str, Tensor], arch: str) -> dict[str, Tensor]:
+def _fit(state: dict[str, Tensor], arch: str) -> dict[str, Tensor]:
     """The file's tensors under our names; what no forward pass uses is left out."""
     used = {name: value for name, value in state.items() if not UNUSED.search(name)}
     for prefix in PREFIXES * 2:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bench.catalog import Catalog
+from bench.cli import app
 from bench.config import UserError
 
 OWN = """
@@ -100,6 +103,13 @@ def test_the_papers_alpha_for_cifar_100_is_in_every_scenario_of_mat():
     assert own.recipe("cat-paper-cifar100").schedule.epochs == 200
 
 
+def test_changes_of_a_row_reach_into_tables():
+    plain = Catalog().recipe("at-digits")
+    changed = Catalog().recipe("at-digits", {"inner": {"start": "gaussian"}, "schedule": {"epochs": 3}})
+    assert changed.trainer.inner == replace(plain.trainer.inner, start="gaussian")
+    assert changed.schedule == replace(plain.schedule, epochs=3)
+
+
 def test_a_teacher_is_the_method_under_the_same_profile(tmp_path):
     taught = catalog(tmp_path, OWN).recipe("taught-mine")
     assert taught.teacher.recipe.name == "double-mine" and taught.teacher.member == 1
@@ -113,9 +123,17 @@ def test_against_takes_all_of_the_profiles_attacks_or_the_one_of_a_norm(tmp_path
     assert "at-l1-mine" not in own.recipe_tables and "at-l1-digits" in own.recipe_tables
 
 
+def test_the_help_names_every_section_of_a_file(tmp_path):
+    said = next(option.help for option in app.commands["train"].params if option.name == "recipes")
+    with pytest.raises(UserError) as refused:
+        catalog(tmp_path, "[nothing.such]\n")
+    known = str(refused.value).partition("known: ")[2].split(", ")
+    assert len(known) == 6 and all(f"[{section}.*]" in said for section in known)
+
+
 def test_a_profile_without_a_schedule_says_so_when_it_is_used(tmp_path):
     own = catalog(tmp_path, "[profiles.mine]\ninner = { eps = 0.1 }\n")
-    with pytest.raises(UserError, match="recipe 'at-mine' has no 'schedule'"):
+    with pytest.raises(UserError, match="recipe 'at-mine' has no 'schedule'; name one: act, ard, digits, "):
         own.recipe("at-mine")
 
 

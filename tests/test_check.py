@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -77,8 +78,19 @@ def filled(plan: Plan, folder: Path) -> pd.DataFrame:
 def test_another_radius_fails_where_every_number_is_the_same(reference: Path, tmp_path: Path):
     plan = plan_2x2(images=400, eps=0.031)
     found = failures(filled(plan, tmp_path / "other"), reference, plan)
-    wanted = "attacked with Linf 0.031, 100 steps of 0.003, the reference with Linf 8/255, 100 steps of 0.003"
-    assert len(found) == 2 and all(line.endswith(f"C&W: {wanted}") for line in found)
+    wanted = (
+        r"attacked with Linf 0\.031, 100 steps of 0\.003, settings \w{8}, the reference with Linf 8/255, 100 steps "
+    )
+    assert len(found) == 2 and all(re.search(f"C&W: {wanted}", line) for line in found)
+
+
+def test_another_setting_of_an_attack_fails_where_its_words_are_the_same(reference: Path, tmp_path: Path):
+    settings = {"threat": {"norm": "Linf", "eps": 8 / 255}, "steps": 100, "step": 0.003}
+    attacks = {"cw": {"attack": "cw", "version": 1, "settings": settings | {"loss": "margin"}}}
+    plan = plan_2x2(images=400, attacks=attacks)
+    assert plan.budgets == PLAN.budgets
+    found = failures(filled(plan, tmp_path / "other"), reference, plan)
+    assert len(found) == 2 and all("C&W: attacked with" in line for line in found)
 
 
 def test_another_recipe_fails_for_its_rows_alone(reference: Path, tmp_path: Path):
@@ -216,9 +228,10 @@ def test_an_update_tells_what_changes(folder: Path, capsys: pytest.CaptureFixtur
 def test_an_update_from_uncommitted_code_or_with_holes_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]):
     results, path = Results(Path("results")), lowered(reference_path(PLAN.name), 10)
     before, run_id = path.read_text(), PLAN.cells[0].run_id
-    write_run(results, replace(run_record(run_id), provenance=replace(MADE_BY, git_dirty=True)))
-    code, _, err = bench(capsys, "check", "tiny", "--update")
-    assert code == 2 and "1 of 6 records were made with uncommitted changes" in err and run_id in err
+    for made_by in (replace(MADE_BY, git_dirty=True), replace(MADE_BY, git_commit="unknown")):
+        write_run(results, replace(run_record(run_id), provenance=made_by))
+        code, _, err = bench(capsys, "check", "tiny", "--update")
+        assert code == 2 and "1 of 6 records were made with uncommitted changes or outside" in err and run_id in err
     write_run(results, run_record(run_id))
     results.eval(run_id, PLAN.cells[0].eval_id).unlink()
     code, _, err = bench(capsys, "check", "tiny", "--update")

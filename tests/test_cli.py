@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +15,8 @@ import pytest
 import torch
 
 from attacks.pgd import PGD
-from bench import data, registry, train
+from bench import data, registry, run, train
+from bench.catalog import Catalog
 from bench.cli import main
 from bench.records import Results, list_runs
 from trainers.validation import Split
@@ -189,6 +191,27 @@ def test_train_registers_and_says_the_run_ids(tmp_path, capsys):
     assert code == 0 and sorted(out.split()) == list_runs(Results(tmp_path)) and len(out.split()) == 4
 
 
+@pytest.mark.parametrize("name, arch", [("at-quick", "cnn-a"), ("at-paper-wrn", "wrn-34-10"), ("at-paper", "resnet18")])
+def test_a_recipe_is_trained_on_the_network_that_its_profile_is_made_for(name, arch, tmp_path, monkeypatch):
+    """On digits by another name, which are enough to see it."""
+    digits = data.load("digits")
+    monkeypatch.setattr(data, "load", lambda *given: replace(digits, name="cifar10"))
+    monkeypatch.setattr(train.Training, "to_do", lambda self, results: [])
+    (run_id, *_) = run.train_recipe(name, run.Options(Results(tmp_path), dataset="cifar10"))
+    assert run_id.startswith(f"at-cifar10-{arch}-s0-")
+
+
+def test_a_damaged_checkpoint_is_a_sentence(tmp_path, capsys):
+    digits, recipe = data.load("digits"), Catalog().recipe("at-digits")
+    made = train.Training(recipe, digits, "cnn-small", 0, torch.device("cpu"))
+    path = Results(tmp_path).training(made.training_id) / "checkpoint.pt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"half of a file")
+    code, _, err = bench(capsys, "train", "at-digits", "--results", tmp_path)
+    assert code == 1 and f"training at-digits failed: {path} is damaged; delete it" in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
 def test_an_ensemble_is_registered_beside_its_networks_and_attacked_as_one(tmp_path, capsys):
     (tmp_path / "t.toml").write_text(
         'title = "t"\nsource = "s"\nreference = ""\n'
@@ -246,6 +269,7 @@ def test_lists(what, results, capsys):
         (["run", "table2", "--dataset", "cifar10", "--data-dir", "nowhere"], "does not exist"),
         (["run", "table2", "--bogus"], "bogus"),
         (["train", "at-digit"], "did you mean 'at-digits'"),
+        (["train", "mat-paper"], "say what 'mat-paper' is to be trained on, as in --dataset cifar10; known: .*mnist"),
         (["attack", "weights.pt", "pgd-20"], "--arch"),
         (["attack", "no-such-run", "pgd-20"], "no registered run"),
         (["attack", "weights.pt", "pgd-20", "--arch", "cnn-a"], "cannot read weights"),

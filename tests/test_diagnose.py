@@ -23,9 +23,10 @@ from hand_made import MADE_BY, fill, plan_2x2, run_record
 
 from attacks.contract import ThreatModel
 from bench import models, report
+from bench.catalog import Catalog
 from bench.cli import main
 from bench.config import UserError
-from bench.diagnose import diagnose_model
+from bench.diagnose import _threat, diagnose_model
 from bench.evidence import Effort, Witness, log_odds, substitute
 from bench.files import SEAL, _digest
 from bench.masking import CHECKS, Drift, Evidence, Slope, findings
@@ -464,6 +465,22 @@ def test_a_registered_run_has_the_radius_of_its_training(own, tmp_path):
     assert diagnose_model(run_id, results=own, images=10, eps=0.2, norm="L2", effort=TINY)[0].norm == "L2"
     with pytest.raises(UserError, match="--eps"):
         diagnose_model(run_id, results=own, images=10, norm="L2", effort=TINY)
+
+
+def test_a_run_of_several_norms_has_those_of_its_network(tmp_path):
+    """of mat-max: network 0 withstands all, the others one norm each."""
+    recipe, results = Catalog().recipe("mat-max-digits"), Results(tmp_path)
+    for label, member in (("h1-best", 0), ("h3-best", 2)):
+        run_id = f"mat-mp-digits-s0-aaaaaaaa.{label}"
+        record = replace(run_record(run_id), trainer=recipe.trainer_name, settings=recipe.resolved["settings"])
+        write_run(results, replace(record, member=member))
+    threats = {
+        (label, norm): _threat(results, f"mat-mp-digits-s0-aaaaaaaa.{label}", None, norm)
+        for label, norm in (("h1-best", None), ("h1-best", "L1"), ("h3-best", None))
+    }
+    assert list(threats.values()) == [ThreatModel("Linf", 0.15), ThreatModel("L1", 1.25), ThreatModel("L2", 0.36)]
+    with pytest.raises(UserError, match="--eps"):
+        _threat(results, "mat-mp-digits-s0-aaaaaaaa.h3-best", None, "L1")
 
 
 # --- real checkpoints -----------------------------------------------------------------------------------------------

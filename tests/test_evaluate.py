@@ -9,6 +9,7 @@ import torch
 from oracles import linear_problem, saturated_images, small_cnn
 from torch import nn
 
+from attacks.adapters import LibraryError
 from attacks.contract import ThreatModel
 from attacks.noise import Noise
 from attacks.pgd import PGD
@@ -107,6 +108,15 @@ def test_a_broken_promise_is_an_error(trick, message):
     model, images = problem()
     with pytest.raises(AttackError, match=message):
         evaluate(model, Cheat(trick), images, 10)
+
+
+def test_a_crash_of_a_library_is_an_error_that_names_the_attack():
+    def crash(target, x):
+        raise LibraryError("foolbox PGD failed on image 3")
+
+    model, images = problem()
+    with pytest.raises(AttackError, match="mine: foolbox PGD failed on image 3"):
+        evaluate(model, Cheat(crash), images, 10, name="mine")
 
 
 def test_a_crash_passes_through():

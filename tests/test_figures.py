@@ -13,9 +13,9 @@ import pytest
 from hand_made import fill, plan_2x2, run_record, spec_2x2, with_distances
 from PIL import Image
 
-from bench import figures, plan
+from bench import figures
 from bench.records import Results, Source, write_eval, write_run
-from bench.spec import Column, Figure, Row
+from bench.spec import Column, Figure, Row, list_specs
 from bench.tables import table
 
 ROOT = Path(__file__).parents[1]
@@ -169,7 +169,7 @@ def test_figure_3_is_on_validation_images_and_says_so(tmp_path):
     assert alphas == {n / 10 for n in range(1, 10)}
 
 
-@pytest.mark.parametrize("name", plan.list_specs())
+@pytest.mark.parametrize("name", list_specs())
 def test_every_table_can_be_planned_and_nothing_is_written(name, tmp_path):
     from bench.run import Options, TableRun
 

@@ -128,7 +128,7 @@ def test_modules_out_of_range_are_refused(setting: dict[str, float]):
 def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     path = tmp_path / "checkpoint.pt"
     train(checkpoint=path, identity="a")
-    with pytest.raises(ValueError, match="another training"):
+    with pytest.raises(TrainingError, match="another training"):
         train(checkpoint=path, identity="b")
 
 

@@ -192,6 +192,7 @@ CASES = [
     Case("images outside [0, 1]", "attack own:Model fgsm-digits", pixels(255.0)),
     Case("images with NaN", "attack own:Model fgsm-digits", pixels(float("nan"))),
     Case("labels out of range", "attack own:Model fgsm-digits", labels),
+    Case("image numbers that repeat", "attack own:Model fgsm-digits --indices numbers", text("numbers", "5\n7\n5\n")),
     Case("data folder that is not there", "run table2 --dataset cifar10 --data-dir nowhere"),
     Case("shards that are incomplete", "run table2 --dataset cifar10 --data-dir data", shards),
     Case("model that outputs probabilities", "attack own:probabilities fgsm-digits"),

@@ -13,7 +13,7 @@ from hand_made import SETTING, plan_2x2, spec_2x2
 from bench import plan
 from bench.config import UserError
 from bench.records import Results
-from bench.spec import Column, Row
+from bench.spec import Column, Row, list_specs, load_spec
 
 ROOT = Path(__file__).parents[1]
 RECIPES = {name: {"trainer": name, "version": 1, "settings": {"schedule": {"epochs": 3}}} for name in ("at", "mat")}
@@ -200,11 +200,11 @@ def test_a_plan_of_another_name_is_refused(tmp_path: Path):
     ],
 )
 def test_table2_takes_the_setting_that_fits(asked: tuple, profile: str):
-    assert plan.load_spec("table2").choose_setting(*asked).profile == profile
+    assert load_spec("table2").choose_setting(*asked).profile == profile
 
 
 def test_table2_is_the_papers_table():
-    spec = plan.load_spec("table2")
+    spec = load_spec("table2")
     assert [row.label for row in spec.rows] == ["AT", "TRADES", "MART", "MAT-h1", "MAT-h2"]
     assert [c.attack for c in spec.columns] == ["clean", "fgsm", "pgd-100", "cw", "fog", "gabor", "elastic"]
     assert spec.settings[0].attack("cw") == "cw-digits" and spec.choose_setting("cifar10").attack("cw") == "cw"
@@ -213,7 +213,7 @@ def test_table2_is_the_papers_table():
 
 
 def test_tables_4_and_5_are_the_papers():
-    four, five = plan.load_spec("table4"), plan.load_spec("table5")
+    four, five = load_spec("table4"), load_spec("table5")
     reference = pd.read_csv(ROOT / "results" / "reference" / "mat.csv", dtype=str)
     for spec in (four, five):
         paper = reference[reference["table"] == spec.reference.partition(":")[2]]
@@ -229,7 +229,7 @@ def test_tables_4_and_5_are_the_papers():
 
 
 def test_without_slow_columns_the_title_unions_and_name_say_so():
-    spec = plan.load_spec("table5")
+    spec = load_spec("table5")
     fast = spec.without_slow()
     left_out = ["Boundary", "Pointwise-L2", "C&W", "Pointwise-L1"]
     assert [c.label for c in fast.columns] == [c.label for c in spec.columns if c.label not in left_out]
@@ -237,29 +237,29 @@ def test_without_slow_columns_the_title_unions_and_name_say_so():
     unions = {c.label: c.union for c in fast.columns}
     assert unions["R_L1"] == ("PGD-L1", "S&P", "APGD-L1") and not set(left_out) & set(unions["R_L2"])
     assert fast.rows == spec.rows
-    like_for_like = plan.load_spec("like-for-like")
+    like_for_like = load_spec("like-for-like")
     assert like_for_like.figure.column == "AutoAttack" and like_for_like.without_slow().figure is None
     with pytest.raises(UserError, match="no slow columns to leave out"):
-        plan.load_spec("table2").without_slow()
+        load_spec("table2").without_slow()
 
 
 def test_cifar_100_and_large_networks_get_recipes_of_their_own():
     """The short recipes for CPUs are no answer to somebody who asks for a WRN."""
     for name in ("table2", "table3", "table4", "figure2", "regmix"):
-        spec = plan.load_spec(name)
+        spec = load_spec(name)
         assert spec.choose_setting("cifar100", "resnet18").profile == "paper-cifar100"
         assert spec.choose_setting("cifar10", "resnet18").profile == "paper"
         assert spec.choose_setting("cifar10", "wrn-34-10").profile == "paper-wrn"
         assert spec.choose_setting("cifar10", "cnn-a").profile == "quick"
     with pytest.raises(UserError, match="has no setting for data set 'cifar10' and architecture 'wrn-34-10'"):
-        plan.load_spec("table5").choose_setting("cifar10", "wrn-34-10")
+        load_spec("table5").choose_setting("cifar10", "wrn-34-10")
 
 
 def test_table_3_is_the_papers_and_the_full_table_has_every_method():
     from bench.catalog import Catalog
     from trainers import TRAINERS
 
-    three, full = plan.load_spec("table3"), plan.load_spec("full")
+    three, full = load_spec("table3"), load_spec("full")
     reference = pd.read_csv(ROOT / "results" / "reference" / "mat.csv", dtype=str)
     paper = reference[reference["table"] == "3"]
     assert set(paper["method"]) == {row.label for row in three.rows}
@@ -270,11 +270,11 @@ def test_table_3_is_the_papers_and_the_full_table_has_every_method():
     assert {recipe.trainer_name for recipe in recipes + teachers} == set(TRAINERS)
 
 
-@pytest.mark.parametrize("name", plan.list_specs())
+@pytest.mark.parametrize("name", list_specs())
 def test_every_recipe_and_attack_of_a_table_exists_and_can_do_what_its_column_asks(name: str):
     from bench.catalog import Catalog
 
-    spec, catalog = plan.load_spec(name), Catalog()
+    spec, catalog = load_spec(name), Catalog()
     for setting in spec.settings:
         recipes = {name: catalog.recipe(setting.recipe(row.method), row.set) for name, row in spec.trainings.items()}
         members = {name: recipe.trainer.members for name, recipe in recipes.items()}
@@ -293,7 +293,7 @@ def test_a_setting_that_fits_nothing_and_a_label_twice_are_refused():
     with pytest.raises(ValueError, match="label of its own"):
         replace(spec_2x2(), rows=[Row("AT", "at"), Row("AT", "at")])
     with pytest.raises(UserError, match="did you mean 'table2'"):
-        plan.load_spec("tabel2")
+        load_spec("tabel2")
     assert SETTING.attack("clean") == "clean"
 
 

@@ -15,6 +15,7 @@ from hand_made import MADE_BY, eval_record, frame, run_record
 from bench import records
 from bench.config import UserError
 from bench.files import write_atomic
+from bench.provenance import provenance
 from bench.records import ErrorRecord, Results
 
 RUN, EVAL = "at-dots-cnn-s0-12345678.best", "cw-n3-12345678"
@@ -208,6 +209,6 @@ def test_numbers_that_json_lacks_are_refused_on_writing(results: Results):
 
 def test_provenance_tolerates_a_machine_without_git(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", "")
-    made_by = records.provenance("cpu", 2)
+    made_by = provenance("cpu", 2)
     assert made_by.git_commit == "unknown" and not made_by.git_dirty
     assert "pandas" in made_by.packages and made_by.threads == 2

@@ -40,7 +40,7 @@ def test_cats_numbers_are_there():
 
 
 def test_table2_of_ours_finds_its_reference(mat: pd.DataFrame):
-    from bench.plan import load_spec
+    from bench.spec import load_spec
 
     spec = load_spec("table2")
     file, _, number = spec.reference.partition(":")

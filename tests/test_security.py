@@ -89,6 +89,23 @@ def test_a_record_does_not_decide_what_code_runs(tmp_path, capsys, monkeypatch):
     assert "if you trust it, say so with --arch trap:make" in capsys.readouterr().err
     assert not Path("sprung").exists() and "trap" not in sys.modules
     assert main([*command, "--arch", "trap:make"]) == 0 and Path("sprung").exists()
+    verify = ["verify", RUN, "--results", str(results.root)]
+    assert main(verify) == 2
+    assert "if you trust it, say so with --arch trap:make" in capsys.readouterr().err
+    assert main([*verify, "--arch", "trap:make"]) == 0
+
+
+def test_an_ensemble_of_ones_own_code_loads_with_the_arch_that_the_message_names(tmp_path, capsys, monkeypatch):
+    (tmp_path / "mine.py").write_text("from bench.models import cnn_a as make\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    results = Results(tmp_path / "results")
+    record = registered(results, tmp_path)
+    states = [models.create("cnn-a", (1, 8, 8), 10, seed).state_dict() for seed in range(2)]
+    registry.register(results, models.ensemble_state(states), replace(record, arch="mine:make+mine:make"))
+    command = ["attack", RUN, "clean", "--dataset", "digits", "--images", "5", "--results", str(results.root)]
+    assert main(command) == 2
+    arch = capsys.readouterr().err.strip().rpartition("--arch ")[2]
+    assert arch == "mine:make+mine:make" and main([*command, "--arch", arch]) == 0
 
 
 @pytest.mark.parametrize("name", ["../../secret.safetensors", "/etc/passwd", "best.pt", "last.safetensors", ""])

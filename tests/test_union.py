@@ -148,11 +148,43 @@ def test_the_command_says_what_each_attack_broke_and_keeps_the_record(factory, t
     assert f"{60 - int(record.images['robust'].sum())} of 60 images fall" in said
 
 
+def test_a_step_scales_with_the_radius_unless_it_is_set(factory, tmp_path, capsys):
+    arguments = ["attack", factory, "--images", "9", "--results", str(tmp_path), "pgd-20-digits", "cw-digits"]
+    assert main([*arguments, "--eps", "0.3", "--set", "cw-digits.steps=3"]) == 0
+    said = capsys.readouterr().out
+    assert "pgd-20-digits: steps of 0.03, scaled with the radius from 0.015" in said and "cw-digits: steps" not in said
+    assert main([*arguments, "--eps", "0.3", "--set", "cw-digits.steps=3", "--set", "pgd-*.step=0.015"]) == 0
+    assert "scaled" not in capsys.readouterr().out
+    twice = Catalog().attack("pgd-20", 0.5, "L2")[0]
+    assert twice.threat == ThreatModel("L2", 0.5) and twice.step == pytest.approx(0.5 * 0.003 * 255 / 8)
+    assert Catalog().attack("cw", 0.1)[0].step == Catalog().attack("cw")[0].step
+
+
+@pytest.mark.parametrize(
+    "names, given, message",
+    [
+        (["fog-digits"], ["--eps", "0.1"], "attack 'fog-digits' is bounded in parameters of its own and not in a norm"),
+        (["msd-digits", "pgd-20-digits"], ["--norm", "L2"], "leave out --eps and --norm"),
+        (["mat-table5-digits"], ["--eps", "0.1"], "one radius, but these attacks have theirs in L1, L2, Linf; attack"),
+        (["pgd-20-digits"], ["--norm", "L2"], "has a radius in Linf; give the one in L2 with --eps"),
+    ],
+)
+def test_a_radius_that_an_attack_cannot_have_is_refused(names, given, message, factory, tmp_path, capsys):
+    assert main(["attack", factory, *names, *given, "--results", str(tmp_path)]) == 2
+    err = capsys.readouterr().err.strip().splitlines()
+    assert message in err[-1] and not list(tmp_path.glob("evals"))
+
+
 def test_a_suite_says_how_many_images_unless_the_user_does(factory, tmp_path, capsys):
     own = tmp_path / "own.toml"
     own.write_text('[suites.two]\nparts = ["fgsm-digits", "pgd-20-digits"]\nimages = 20\n')
     arguments = ["attack", factory, "two", "--recipes", str(own), "--results", str(tmp_path)]
     assert main(arguments) == 0 and "worst case of 2 attacks; 20 images" in capsys.readouterr().out
     assert main([*arguments, "--images", "7"]) == 0 and "; 7 images" in capsys.readouterr().out
+    numbers = tmp_path / "numbers"
+    numbers.write_text("\n".join(map(str, range(100, 130))))
+    assert main([*arguments, "--indices", str(numbers)]) == 0 and "; 30 images" in capsys.readouterr().out
+    own.write_text(own.read_text().replace("20\n", "1000\n"))
+    assert main(arguments) == 0 and "; 450 images" in capsys.readouterr().out, "the digits have no more"
     assert main([*arguments, "--source", factory]) == 2
     assert "--source goes with one attack" in capsys.readouterr().err

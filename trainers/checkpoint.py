@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from trainers.health import TrainingError
+
 SIGNALS = signal.SIGINT, signal.SIGTERM
 
 
@@ -35,8 +37,8 @@ class Checkpoint:
         return self.path is not None and (late or self.asked is not None)
 
     def read(self) -> dict[str, Any] | None:
-        """What was written last, on the CPU; None where there is nothing. Raises ValueError for a damaged file and for
-        another training's.
+        """What was written last, on the CPU; None where there is nothing. Raises TrainingError for a damaged file and
+        for another training's.
         """
         if self.path is None or not self.path.exists():
             return None
@@ -47,9 +49,9 @@ class Checkpoint:
         except Exception:  # a damaged archive or pickle may break any part of their readers
             content = {}
         if "identity" not in content:
-            raise ValueError(f"{self.path} is damaged; delete it, and its training starts from the beginning")
+            raise TrainingError(f"{self.path} is damaged; delete it, and its training starts from the beginning")
         if content["identity"] != self.identity:
-            raise ValueError(
+            raise TrainingError(
                 f"{self.path} belongs to another training ({content['identity']}); delete it and train again"
             )
         return content

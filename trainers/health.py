@@ -15,7 +15,7 @@ OVERFITTED_GAP = 0.3  # single-step minus multi-step accuracy, where multi-step 
 
 
 class TrainingError(RuntimeError):
-    """The training broke down: its loss or its logits are no numbers any more."""
+    """The training broke down: its loss or its logits are no numbers any more, or its checkpoint is damaged."""
 
 
 @dataclass(frozen=True)

@@ -93,9 +93,9 @@ def fit(
     train, validation: on the networks' device. teachers: frozen networks, as many as the method has. augment: (x,
     offsets, flips) -> x, see `bench.data.augment`. checkpoint: file that is written whole after every epoch, and within
     an epoch when it is `minutes` old, and continued from; identity: what training it belongs to. SIGINT and SIGTERM
-    wait for the end of the batch (or of the validation) and its checkpoint. Raises ValueError for a cohort or
-    checkpoint that does not fit, TrainingError when loss or logits are no numbers, OSError when the checkpoint cannot
-    be written.
+    wait for the end of the batch (or of the validation) and its checkpoint. Raises ValueError for a cohort that
+    does not fit, TrainingError when loss or logits are no numbers and for a checkpoint that is damaged or another
+    training's, OSError when the checkpoint cannot be written.
     """
     _check_cohort(trainer, networks, teachers)
     if train.x.device.type == "cuda":
