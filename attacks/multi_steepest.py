@@ -9,6 +9,7 @@ Differs from the released code: the number of pixels of an L1 step is drawn per 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -28,7 +29,8 @@ NORMS = ("L1", "L2", "Linf")  # the order of the released code; of equal losses 
 class MSD:
     """Multi steepest descent over Linf, L2 and L1.
 
-    threat: norm "own": eps is not used, the three radii are linf, l2 and l1, with one step length each, in image units.
+    threat: norm "own": eps is not used, the three radii are linf, l2 and l1, with one step length each, in image units;
+    each x_adv lies in one of the three balls.
     steps: each costs one backward and four forward passes. stop: "first" leaves an image when it is fooled, "last"
     returns the iterate with the largest loss. l1_pixels, loss: as in PGD. Raises ValueError.
     """
@@ -52,10 +54,19 @@ class MSD:
             raise ValueError(
                 f"MSD bounds itself in three norms at once: threat.norm is 'own', not {self.threat.norm!r}"
             )
-        if self.steps < 1 or min(self.linf, self.l2, self.l1, self.linf_step, self.l2_step, self.l1_step) < 0:
-            raise ValueError("MSD needs steps >= 1, and radii and steps >= 0")
+        sizes = {name: getattr(self, name) for name in ("linf", "l2", "l1", "linf_step", "l2_step", "l1_step")}
+        if self.steps < 1 or self.linf > 1 or not all(0 <= size < math.inf for size in sizes.values()):
+            got = ", ".join(f"{name} = {size:g}" for name, size in sizes.items())
+            raise ValueError(
+                f"MSD needs steps >= 1, radii and step lengths >= 0, linf <= 1; got steps = {self.steps}, {got}"
+            )
         if self.stop not in ("first", "last"):
             raise ValueError(f"stop = {self.stop!r} is not one of 'first', 'last'")
+
+    @property
+    def balls(self) -> tuple[ThreatModel, ...]:
+        """See `attacks.contract.balls_of`."""
+        return ThreatModel("Linf", self.linf), ThreatModel("L2", self.l2), ThreatModel("L1", self.l1)
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""

@@ -96,3 +96,7 @@ def test_bad_settings_are_refused():
         AutoAttack(ThreatModel("L1", 3))
     with pytest.raises(ValueError, match="'own'"):
         MSD(ThreatModel("L2", 3))
+    with pytest.raises(ValueError, match=r"linf <= 1; got steps = 50, linf = 8, l2 = 0.5, l1 = 12"):
+        MSD(OWN, linf=8)  # 8/255 was meant
+    with pytest.raises(ValueError, match=r"got steps = 50, .*, l1_step = nan"):
+        MSD(OWN, l1_step=float("nan"))
