@@ -76,7 +76,7 @@ class MSD:
             if len(standing) == 0:
                 break
             here, labels = target[standing], y[standing]
-            moved, value = self.step(
+            moved, value, logits = self.step(
                 here, x[standing], x_adv[standing], labels, noise[standing], step, LOSSES[self.loss]
             )
             x_adv[standing] = moved
@@ -84,16 +84,16 @@ class MSD:
             largest[standing] = torch.maximum(value.to(largest), largest[standing])
             best[grows] = x_adv[grows]
             if self.stop == "first":
-                fooled = here.logits(moved).argmax(1) != labels
+                fooled = logits.argmax(1) != labels
                 best[standing[fooled]] = moved[fooled]
                 standing = standing[~fooled]
         return best
 
     def step(
         self, target: Target, x: Tensor, x_adv: Tensor, y: Tensor, noise: Noise, step: int, loss: Loss = cross_entropy
-    ) -> tuple[Tensor, Tensor]:
-        """The steepest step of each norm from the same x_adv -> (the one with the largest loss, that loss [N])."""
-        _, grad, _ = target.loss_grad(x_adv, y, loss)
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The steepest step of each norm from the same x_adv -> (that of the largest loss, that loss, its logits)."""
+        _, grad, logits = target.loss_grad(x_adv, y, loss)
         pixels = noise.fork("pixels", step).integers(*self.l1_pixels)
         l1 = norms.l1_inside(self.l1, x)
         moves = {
@@ -104,8 +104,10 @@ class MSD:
         result, value = x_adv, torch.full((len(x),), -torch.inf, device=x.device)
         for norm in NORMS:
             trial = (x + moves[norm]).clamp(0, 1)
-            reached = loss(target.logits(trial), y).to(value)
+            answers = target.logits(trial)
+            reached = loss(answers, y).to(value)
             better = reached >= value
             result = torch.where(norms.per_image(better, x), trial, result)
+            logits = torch.where(better[:, None], answers, logits)
             value = torch.where(better, reached, value)
-        return result, value
+        return result, value, logits

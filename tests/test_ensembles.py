@@ -85,10 +85,22 @@ def test_an_msd_step_is_the_best_of_its_three():
         MSD(OWN, linf_step=0.01 * a, l2_step=0.1 * b, l1_step=1.0 * c).step(target, x, x, y, noise, 0)[1]
         for a, b, c in alone.values()
     ]
-    moved, value = MSD(OWN, linf_step=0.01, l2_step=0.1, l1_step=1.0).step(target, x, x, y, noise, 0)
+    moved, value, logits = MSD(OWN, linf_step=0.01, l2_step=0.1, l1_step=1.0).step(target, x, x, y, noise, 0)
+    assert torch.allclose(logits, model(moved))
     assert torch.allclose(value, torch.stack(values).amax(0).to(value))
     assert torch.allclose(value, cross_entropy(model(moved), y).detach().to(value))
     assert len(torch.stack(values).argmax(0).unique()) > 1, "the sample must hold more than one winner"
+
+
+@pytest.mark.parametrize("stop", ["first", "last"])
+def test_an_msd_step_costs_one_gradient_and_three_more_passes(stop):
+    model, x, y = problem(20)
+    target = Target(model).counting(20)
+    x_adv = MSD(OWN, steps=4, stop=stop)(target, x, y, Noise(0, torch.arange(20)))
+    forward, backward = target.passes_per_image
+    assert torch.equal(forward, 4 * backward)
+    stands = model(x_adv).argmax(1) == y
+    assert (backward[stands] == 4).all() and stands.any()
 
 
 def test_bad_settings_are_refused():
