@@ -83,7 +83,11 @@ def test_dlr_by_hand():
 
 @pytest.mark.parametrize(
     "settings, message",
-    [({"threat": ThreatModel("L0", 3)}, "Linf, L2 and L1"), ({"threat": ThreatModel("L2", 3), "rho": 2}, "rho in")],
+    [
+        ({"threat": ThreatModel("L0", 3)}, "Linf, L2 and L1"),
+        ({"threat": ThreatModel("L2", 3), "rho": 2}, "rho in"),
+        ({"threat": ThreatModel("L1", 3), "rho": 0.5}, "leave it at 0.75; got rho = 0.5"),
+    ],
 )
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
