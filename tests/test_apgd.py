@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from attacking import run
 from oracles import exact_margin, linear_problem, saturated_images, small_cnn
 
 from attacks.apgd import APGD, checkpoints
 from attacks.contract import ThreatModel
 from attacks.losses import dlr, targeted_dlr
-from attacks.noise import Noise
 from attacks.pgd import PGD
-from attacks.target import Target
-
-
-def run(attack, model, x, y):
-    return attack(Target(model), x, y, Noise(0, torch.arange(len(x))))
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from attacking import run
 from oracles import exact_margin, linear_problem, saturated_images, small_cnn
 
 from attacks.apgd import APGD
@@ -23,10 +24,6 @@ OWN = ThreatModel("own", 0)
 def problem(count=40):
     model, x = small_cnn().double(), saturated_images(count, (3, 12, 12), 3).double()
     return model, x, model(x).argmax(1)
-
-
-def run(attack, model, x, y):
-    return attack(Target(model), x, y, Noise(0, torch.arange(len(x))))
 
 
 def test_standard_autoattack_is_what_the_paper_says():
