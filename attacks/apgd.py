@@ -35,8 +35,8 @@ class APGD:
 
     steps: gradient steps of a run; nothing else needs tuning. restarts: independent runs, on the survivors. loss: "ce",
     "dlr" or "margin". targets: n >= 1 runs the targeted DLR loss towards each of the n likeliest wrong classes instead
-    (APGD-T; `loss` is then not used). rho: share of the steps that must rise, or the step is halved. L1 runs begin in
-    balls of 3 and 2 eps. Raises ValueError.
+    (APGD-T; `loss` is then not used). rho: share of the steps that must rise, or the step is halved; in L1 it is left
+    at its default, as nothing uses it. L1 runs begin in balls of 3 and 2 eps. Raises ValueError.
     """
 
     closest: ClassVar[bool] = False
@@ -51,6 +51,8 @@ class APGD:
     def __post_init__(self) -> None:
         if self.threat.norm not in ("Linf", "L2", "L1"):
             raise ValueError(f"APGD works in Linf, L2 and L1, not in {self.threat.norm}")
+        if self.threat.norm == "L1" and self.rho != APGD.rho:
+            raise ValueError(f"APGD in L1 does not use rho: leave it at {APGD.rho:g}; got rho = {self.rho:g}")
         if self.steps < 1 or self.restarts < 1 or self.targets < 0 or not 0 <= self.rho <= 1:
             raise ValueError(
                 f"APGD needs steps >= 1, restarts >= 1, targets >= 0, rho in [0, 1]; got steps = {self.steps}, "

@@ -23,8 +23,9 @@ Norm = Literal["Linf", "L2", "L1", "L0", "own"]
 class ThreatModel:
     """The legal x_adv for an image x in [0, 1].
 
-    norm: "Linf", "L2", "L1", "L0" (number of changed values), or "own": the attack bounds itself in parameters of
-    its own (fog, gabor, elastic) and only the box can be checked from outside.
+    norm: "Linf", "L2", "L1", "L0" (number of changed values), or "own": no single distance is the bound, and `contains`
+    checks the box alone. Fog, gabor, elastic and jpeg bound parameters that an image does not show; an attack whose
+    bound can be seen says it as `balls` (see `balls_of`).
     eps: radius in image units (1 = black to white), so 8/255 and not 8; for "own" the attack's own unit.
     Raises ValueError for a negative or non-finite eps and for a Linf radius above 1.
     """
@@ -71,6 +72,8 @@ class Attack(Protocol):
 
     closest: True for a minimal-norm attack. It returns the closest fooling image it found, inside [0, 1] but perhaps
     beyond eps, and x itself where it found none. Whether that counts is read off the distance, for any eps.
+
+    One member is optional: `balls`, threat models of which x_adv must be inside one (see `balls_of`).
     """
 
     @property
@@ -91,3 +94,16 @@ class Attack(Protocol):
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W] in [0, 1], y [N] int64 true labels, noise for the same N images -> x_adv [N, C, H, W]."""
         ...
+
+
+def balls_of(attack: Attack) -> tuple[ThreatModel, ...]:
+    """What its x_adv may lie in, one of these: its `balls`, or `threat` alone."""
+    found: tuple[ThreatModel, ...] = getattr(attack, "balls", (attack.threat,))
+    return found
+
+
+def inside(attack: Attack, x: Tensor, x_adv: Tensor) -> Tensor:
+    """x, x_adv [N, C, H, W] -> [N] bool: what this attack may return; any image in [0, 1] for a minimal-norm attack."""
+    if attack.closest:
+        return in_box(x_adv)
+    return torch.stack([ball.contains(x, x_adv) for ball in balls_of(attack)]).any(0)

@@ -23,6 +23,7 @@ from attacks.contract import ThreatModel
 from attacks.losses import Loss, margin, targeted_margin
 from attacks.noise import Noise
 from attacks.norms import TINY, per_image
+from attacks.survivors import towards
 from attacks.target import Target
 
 SEARCH = 5  # halvings or doublings of a step at most
@@ -73,7 +74,7 @@ class CarliniWagnerLinf:
         if len(x) == 0:
             return x_adv
         best = margin(logits, y)
-        goals = self._goals(logits, y)
+        goals = towards(logits, y, targeted_margin, self.targets) if self.targets else [(margin, y)]
         standing = (~self._done(best)).nonzero().squeeze(1)
         for restart in range(self.restarts):
             for rank, (loss, goal) in enumerate(goals):
@@ -86,14 +87,6 @@ class CarliniWagnerLinf:
                 x_adv[standing[better]], best[standing[better]] = found[better], reached[better]
                 standing = standing[~self._done(reached)]
         return x_adv
-
-    def _goals(self, logits: Tensor, y: Tensor) -> list[tuple[Loss, Tensor]]:
-        """What to climb, one after the other: a margin, and what it compares the logits with."""
-        if not self.targets:
-            return [(margin, y)]
-        order = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)
-        count = min(self.targets, order.shape[1] - 1)
-        return [(targeted_margin, torch.stack([y, order[:, rank]], 1)) for rank in range(count)]
 
     def _done(self, value: Tensor) -> Tensor:
         return (value > 0) & (value >= self.kappa)

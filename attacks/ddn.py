@@ -18,6 +18,7 @@ from torch import Tensor
 
 from attacks.closest import Closest, search_correct
 from attacks.contract import ThreatModel
+from attacks.losses import log_odds
 from attacks.noise import Noise
 from attacks.norms import TINY, per_image
 from attacks.target import Target
@@ -89,9 +90,3 @@ def _direction(grad: Tensor, noise: Noise) -> Tensor:
     if flat.any():
         grad[flat] = noise[flat].normal(*grad.shape[1:]).to(grad)
     return resized(grad, torch.ones_like(grad[:, 0, 0, 0]))
-
-
-def log_odds(logits: Tensor, y: Tensor) -> Tensor:
-    """log((1 - p_y) / p_y). Its gradient is that of the cross-entropy divided by 1 - p_y."""
-    true = logits.gather(1, y[:, None]).squeeze(1)
-    return logits.scatter(1, y[:, None], -torch.inf).logsumexp(1) - true

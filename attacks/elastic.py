@@ -54,7 +54,7 @@ class Elastic:
     def __post_init__(self) -> None:
         check_settings("elastic", self.threat, self.steps, self.step)
         if self.kernel < 1 or self.kernel % 2 == 0 or not self.std > 0:
-            raise ValueError(f"elastic needs an odd kernel and std > 0; got {self.kernel} and {self.std}")
+            raise ValueError(f"elastic needs an odd kernel and std > 0; got kernel = {self.kernel}, std = {self.std}")
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""

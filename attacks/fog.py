@@ -54,7 +54,7 @@ class Fog:
     def __post_init__(self) -> None:
         check_settings("fog", self.threat, self.steps, self.step)
         if self.roll not in (1, 2) or not self.decay >= 1:
-            raise ValueError(f"fog needs roll 1 or 2 and decay >= 1; got {self.roll} and {self.decay}")
+            raise ValueError(f"fog needs roll 1 or 2 and decay >= 1; got roll = {self.roll}, decay = {self.decay}")
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""

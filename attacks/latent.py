@@ -101,4 +101,4 @@ def check_settings(name: str, threat: ThreatModel, steps: int, step: float | Non
     if threat.norm != "own":
         raise ValueError(f'{name} bounds itself: give norm "own" and its strength as eps, not {threat.norm}')
     if steps < 1 or (step is not None and not step >= 0):
-        raise ValueError(f"{name} needs steps >= 1 and step >= 0 (or None); got {steps} and {step}")
+        raise ValueError(f"{name} needs steps >= 1 and step >= 0 (or None); got steps = {steps}, step = {step}")

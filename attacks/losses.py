@@ -24,6 +24,15 @@ def cross_entropy(logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
     return F.cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)
 
 
+def log_odds(logits: Tensor, y: Tensor) -> Tensor:
+    """log((1 - p_y) / p_y): rises and falls with the cross-entropy, and does not vanish on confident models.
+
+    Its gradient is that of the cross-entropy divided by 1 - p_y.
+    """
+    true = logits.gather(1, y[:, None]).squeeze(1)
+    return logits.scatter(1, y[:, None], -torch.inf).logsumexp(1) - true
+
+
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """Best wrong logit minus the true one; > 0 means fooled (Carlini & Wagner 2017, with kappa = 0)."""
     true = logits.gather(1, y[:, None]).squeeze(1)

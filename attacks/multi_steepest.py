@@ -9,6 +9,7 @@ Differs from the released code: the number of pixels of an L1 step is drawn per 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -28,7 +29,8 @@ NORMS = ("L1", "L2", "Linf")  # the order of the released code; of equal losses 
 class MSD:
     """Multi steepest descent over Linf, L2 and L1.
 
-    threat: norm "own": eps is not used, the three radii are linf, l2 and l1, with one step length each, in image units.
+    threat: norm "own": eps is not used, the three radii are linf, l2 and l1, with one step length each, in image units;
+    each x_adv lies in one of the three balls.
     steps: each costs one backward and four forward passes. stop: "first" leaves an image when it is fooled, "last"
     returns the iterate with the largest loss. l1_pixels, loss: as in PGD. Raises ValueError.
     """
@@ -52,10 +54,19 @@ class MSD:
             raise ValueError(
                 f"MSD bounds itself in three norms at once: threat.norm is 'own', not {self.threat.norm!r}"
             )
-        if self.steps < 1 or min(self.linf, self.l2, self.l1, self.linf_step, self.l2_step, self.l1_step) < 0:
-            raise ValueError("MSD needs steps >= 1, and radii and steps >= 0")
+        sizes = {name: getattr(self, name) for name in ("linf", "l2", "l1", "linf_step", "l2_step", "l1_step")}
+        if self.steps < 1 or self.linf > 1 or not all(0 <= size < math.inf for size in sizes.values()):
+            got = ", ".join(f"{name} = {size:g}" for name, size in sizes.items())
+            raise ValueError(
+                f"MSD needs steps >= 1, radii and step lengths >= 0, linf <= 1; got steps = {self.steps}, {got}"
+            )
         if self.stop not in ("first", "last"):
             raise ValueError(f"stop = {self.stop!r} is not one of 'first', 'last'")
+
+    @property
+    def balls(self) -> tuple[ThreatModel, ...]:
+        """See `attacks.contract.balls_of`."""
+        return ThreatModel("Linf", self.linf), ThreatModel("L2", self.l2), ThreatModel("L1", self.l1)
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""
@@ -65,7 +76,7 @@ class MSD:
             if len(standing) == 0:
                 break
             here, labels = target[standing], y[standing]
-            moved, value = self.step(
+            moved, value, logits = self.step(
                 here, x[standing], x_adv[standing], labels, noise[standing], step, LOSSES[self.loss]
             )
             x_adv[standing] = moved
@@ -73,16 +84,16 @@ class MSD:
             largest[standing] = torch.maximum(value.to(largest), largest[standing])
             best[grows] = x_adv[grows]
             if self.stop == "first":
-                fooled = here.logits(moved).argmax(1) != labels
+                fooled = logits.argmax(1) != labels
                 best[standing[fooled]] = moved[fooled]
                 standing = standing[~fooled]
         return best
 
     def step(
         self, target: Target, x: Tensor, x_adv: Tensor, y: Tensor, noise: Noise, step: int, loss: Loss = cross_entropy
-    ) -> tuple[Tensor, Tensor]:
-        """The steepest step of each norm from the same x_adv -> (the one with the largest loss, that loss [N])."""
-        _, grad, _ = target.loss_grad(x_adv, y, loss)
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The steepest step of each norm from the same x_adv -> (that of the largest loss, that loss, its logits)."""
+        _, grad, logits = target.loss_grad(x_adv, y, loss)
         pixels = noise.fork("pixels", step).integers(*self.l1_pixels)
         l1 = norms.l1_inside(self.l1, x)
         moves = {
@@ -93,8 +104,10 @@ class MSD:
         result, value = x_adv, torch.full((len(x),), -torch.inf, device=x.device)
         for norm in NORMS:
             trial = (x + moves[norm]).clamp(0, 1)
-            reached = loss(target.logits(trial), y).to(value)
+            answers = target.logits(trial)
+            reached = loss(answers, y).to(value)
             better = reached >= value
             result = torch.where(norms.per_image(better, x), trial, result)
+            logits = torch.where(better[:, None], answers, logits)
             value = torch.where(better, reached, value)
-        return result, value
+        return result, value, logits

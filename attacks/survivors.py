@@ -56,6 +56,11 @@ def goals(target: Target, x: Tensor, y: Tensor, loss: str, targeted: Loss, targe
     """
     if not targets or len(x) == 0:
         return [(LOSSES[loss], y)]
-    order = target.logits(x).scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)
+    return towards(target.logits(x), y, targeted, targets)
+
+
+def towards(logits: Tensor, y: Tensor, targeted: Loss, targets: int) -> list[Goal]:
+    """`goals` for targets >= 1, of the images' logits [N, K]."""
+    order = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)
     count = min(targets, order.shape[1] - 1)
     return [(targeted, torch.stack([y, order[:, rank]], 1)) for rank in range(count)]

@@ -12,10 +12,11 @@ import io
 import os
 import pickle
 import re
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -85,13 +86,13 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Kind:
-    """What a named data set looks like, and how torchvision calls and splits it."""
+    """What a named data set looks like, how torchvision calls it, and where it keeps it."""
 
     classes: int
     shape: tuple[int, int, int]
     flip: bool
     torchvision: str
-    folder: str  # what torchvision makes below its root; "" where files lie in the root itself
+    folder: str  # what torchvision makes below its root: a folder, or a file
 
 
 DATASETS: dict[str, Kind] = {
@@ -102,11 +103,18 @@ DATASETS: dict[str, Kind] = {
     "fashion-mnist": Kind(10, (1, 28, 28), True, "FashionMNIST", "FashionMNIST"),
     "svhn": Kind(10, (3, 32, 32), False, "SVHN", "train_32x32.mat"),
 }
+OFFICIAL_TEST = {  # SHA-256 of the test images, uint8 [N, H, W, C], of the sets that we could look at
+    "cifar10": "f9b1e2130bab680db56eb06d886f7f1ad0f1183907ceff4659d1735c890f5b04",
+    "mnist": "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
+}
 Arrays = tuple[np.ndarray, np.ndarray]  # images [N, H, W, C] uint8, labels [N] int64
 
 
 def load(name: str = "digits", data_dir: str | Path | None = None) -> Dataset:
-    """The data set of that name. data_dir: where files lie (default: BENCH_DATA). Raises UserError."""
+    """The data set of that name. data_dir: where files lie (default: BENCH_DATA). Raises UserError.
+
+    Files of the same layout may hold other images; where the official test images are known, that is said.
+    """
     kind = DATASETS[choose(name, DATASETS, "dataset")]
     if name == "digits":
         return _digits(kind)
@@ -122,7 +130,15 @@ def load(name: str = "digits", data_dir: str | Path | None = None) -> Dataset:
             source += f" (torchvision's files in {_torchvision_root(root, name, kind)} were not read)"
     else:
         train, test, source = _torchvision(root, name, kind)
+    if name in OFFICIAL_TEST and hashlib.sha256(test[0].data).hexdigest() != OFFICIAL_TEST[name]:
+        _warn(f"{source} are not the official test images of {name}, so no number here is one of {name}")
     return _split(name, kind, _images(*train), _images(*test), source, VALIDATION)
+
+
+@cache
+def _warn(sentence: str) -> None:
+    """Once a process."""
+    print(f"bench: {sentence}", file=sys.stderr)
 
 
 def check_images(x: Tensor, y: Tensor, classes: int) -> None:

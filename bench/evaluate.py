@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.adapters import LibraryError
-from attacks.contract import Attack, ThreatModel, in_box
+from attacks.contract import Attack, ThreatModel, balls_of, inside
 from attacks.noise import Noise, derive_seed
 from attacks.norms import distance
 from attacks.target import ModelError, Precision, Target, default_batch_size
@@ -192,10 +192,11 @@ def check_contract(name: str, attack: Attack, x: Tensor, x_adv: Tensor) -> None:
     if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape or x_adv.dtype != x.dtype:
         got = f"{tuple(x_adv.shape)} {x_adv.dtype}" if isinstance(x_adv, Tensor) else type(x_adv).__name__
         raise AttackError(f"{name} returned {got} for images {tuple(x.shape)} {x.dtype}")
-    legal = in_box(x_adv) if attack.closest else attack.threat.contains(x, x_adv)
+    legal = inside(attack, x, x_adv)
     if not legal.all():
+        balls = " or ".join(f"{ball.norm}, eps = {ball.eps:g}" for ball in balls_of(attack))
         raise AttackError(
-            f"{name} left its threat model ({attack.threat.norm}, eps = {attack.threat.eps:g}, images in [0, 1]) "
+            f"{name} left its threat model ({balls}, images in [0, 1]) "
             f"on {int((~legal).sum())} of {len(x)} images; an attack must project, the judge will not"
         )
 

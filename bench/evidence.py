@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from attacks.boundary import Boundary
 from attacks.contract import Attack, ThreatModel
 from attacks.ddn import DDN
-from attacks.losses import LOSSES, cross_entropy
+from attacks.losses import LOSSES, cross_entropy, log_odds
 from attacks.norms import per_image
 from attacks.pgd import FGSM, PGD
 from attacks.square import Square
@@ -143,10 +143,10 @@ class Witness:
             return
         _, by_ce, _ = target.loss_grad(x, y, cross_entropy)
         _, by_margin, _ = target.loss_grad(x, y, LOSSES["margin"])
-        loss, slope, _ = target.loss_grad(x, y, log_odds)
+        loss, slope, _ = target.loss_grad(x, y, _log_odds)
         self._note(zero={"ce": _useless(by_ce), "margin": _useless(by_margin)})
         near, far = (self._step(x, by_ce, share) for share in (SHORT, 1.0))
-        rise = [log_odds(target.true_logits(one), y) - loss for one in (near, far)]
+        rise = [_log_odds(target.true_logits(one), y) - loss for one in (near, far)]
         said = [(slope.double() * (one.double() - x.double())).flatten(1).sum(1) for one in (near, far)]
         ratio = [(up / forecast).cpu().numpy() for up, forecast in zip(rise, said, strict=True)]
         self._note(slope=Slope((rise[0] > 0).cpu().numpy(), *ratio))
@@ -259,11 +259,9 @@ def substitute(model: nn.Module, dataset: Dataset, epochs: int, seed: int, devic
     return network.eval()
 
 
-def log_odds(logits: Tensor, y: Tensor) -> Tensor:
-    """log((1 - p_y) / p_y) [B] float64: rises and falls with cross-entropy, and never saturates."""
-    wide = logits.double()
-    true = wide.gather(1, y[:, None]).squeeze(1)
-    return wide.scatter(1, y[:, None], -torch.inf).logsumexp(1) - true
+def _log_odds(logits: Tensor, y: Tensor) -> Tensor:
+    """In float64: the rise along a short step is small."""
+    return log_odds(logits.double(), y)
 
 
 def _pgd(threat: ThreatModel, steps: int) -> PGD:

@@ -73,12 +73,15 @@ def table1(results: Path) -> list[str]:
 
 
 def _distils(recipe: Recipe) -> list[str]:
-    """A line for each network that has a teacher: peers of its cohort (online) or a frozen one (offline)."""
-    from trainers.contract import perturbations
+    """A line for each network that has a teacher: peers of its cohort (online) or a frozen one (offline).
+
+    The networks of an ensemble know nothing of each other.
+    """
+    from trainers.contract import is_ensemble, perturbations
 
     trainer, frozen, lines = recipe.trainer, recipe.teacher, []
     for n in range(trainer.members):
-        teachers = {_kind(trainer, m) for m in range(trainer.members) if m != n}
+        teachers = set() if is_ensemble(trainer) else {_kind(trainer, m) for m in range(trainer.members) if m != n}
         teachers |= {_kind(frozen.recipe.trainer, frozen.member)} if frozen else set()
         if teachers:
             name = recipe.name.removesuffix("-digits") + (f" h{n + 1}" if trainer.members > 1 else "")

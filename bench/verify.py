@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks import ATTACKS
-from attacks.contract import Attack, in_box
+from attacks.contract import Attack, in_box, inside
 from attacks.norms import distance
 from attacks.target import Precision
 from bench import adversarial, data, plan, registry
@@ -217,6 +217,12 @@ class _Replay:
                     raise UserError(f"{self.record.eval_id}: {name} has changed since; run it again")
         return found
 
+    def _attack_on(self, image: int) -> Attack | None:
+        """What made the adversarial image of this id: of a union the attack that broke it; None where none did."""
+        if self.record.broken_by is None:
+            return self.attacks.get(self.record.attack)
+        return next((self.attacks[name] for name, ids in self.record.broken_by.items() if image in ids), None)
+
     @cached_property
     def precision(self) -> Precision:
         """Of the gradients: the one that the record's id was hashed of. Raises UserError where none fits."""
@@ -253,6 +259,9 @@ class _Replay:
             here, said = float(distance(norm, x, made)), float(row[norm.lower()])
             if abs(here - said) > CLOSE * max(1.0, said):
                 found.append((f"{norm} distance {here:.6g}, the record says {said:.6g}", False))
+        attack = self._attack_on(int(row["image"]))
+        if attack is not None and not bool(inside(attack, x, made)):
+            found.append(("the adversarial image is outside the threat model", False))
         if not found:
             return None
         return "; ".join(words for words, _ in found), all(near for _, near in found)

@@ -11,9 +11,17 @@ from attacks.noise import Noise
 from attacks.target import Target
 
 
-def run(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, batch_size: int | None = None, seed: int = 0) -> Tensor:
-    """x_adv like x [N, C, H, W], where image n has the id n."""
-    return attack(Target(model, batch_size), x, y, Noise(seed, torch.arange(len(x))))
+def run(
+    attack: Attack,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    batch_size: int | None = None,
+    seed: int = 0,
+    ids: Tensor | None = None,
+) -> Tensor:
+    """x_adv like x [N, C, H, W]. ids: [N], of the images; None numbers them from 0."""
+    return attack(Target(model, batch_size), x, y, Noise(seed, torch.arange(len(x)) if ids is None else ids))
 
 
 def exact(norm: str, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from attacking import run
 from oracles import Linear, saturated_images, small_cnn
 from torch import nn
 
@@ -46,10 +47,6 @@ def problem(count=6, model=None, size=12):
     x = saturated_images(count, (3, size, size), 3)
     with torch.no_grad():
         return model, x, model(x).argmax(1)
-
-
-def run(attack, model, x, y, ids=None, target=None):
-    return attack(target or Target(model), x, y, Noise(0, torch.arange(len(x)) if ids is None else ids))
 
 
 def constant():
@@ -409,7 +406,7 @@ def test_every_pass_is_counted_on_its_image(batch):
     model, x, y = problem(6)
     seen = rows_through(model)
     target = Target(model).counting(len(x))
-    run(Foolbox(LINF, "LinfPGD", {"steps": 5}, batch=batch), model, x, y, target=target)
+    Foolbox(LINF, "LinfPGD", {"steps": 5}, batch=batch)(target, x, y, Noise(0, torch.arange(len(x))))
     forward, backward = target.passes_per_image
     assert forward.tolist() == [6] * 6 and backward.tolist() == [5] * 6, "five steps, and foolbox's own verdict"
     assert sum(seen) == target.forward_passes == 36 and target.backward_passes == 30
@@ -421,7 +418,7 @@ def test_counts_are_what_goes_through_the_model(attack):
     model, x, y = problem(3)
     seen = rows_through(model)
     target = Target(model).counting(len(x))
-    run(attack, model, x, y, target=target)
+    attack(target, x, y, Noise(0, torch.arange(len(x))))
     assert sum(seen) == target.forward_passes == target.passes_per_image[0].sum()
 
 

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from attacking import run
 from oracles import exact_margin, linear_problem, saturated_images, small_cnn
 
 from attacks.apgd import APGD, checkpoints
 from attacks.contract import ThreatModel
 from attacks.losses import dlr, targeted_dlr
-from attacks.noise import Noise
 from attacks.pgd import PGD
-from attacks.target import Target
-
-
-def run(attack, model, x, y):
-    return attack(Target(model), x, y, Noise(0, torch.arange(len(x))))
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
@@ -83,7 +78,11 @@ def test_dlr_by_hand():
 
 @pytest.mark.parametrize(
     "settings, message",
-    [({"threat": ThreatModel("L0", 3)}, "Linf, L2 and L1"), ({"threat": ThreatModel("L2", 3), "rho": 2}, "rho in")],
+    [
+        ({"threat": ThreatModel("L0", 3)}, "Linf, L2 and L1"),
+        ({"threat": ThreatModel("L2", 3), "rho": 2}, "rho in"),
+        ({"threat": ThreatModel("L1", 3), "rho": 0.5}, "leave it at 0.75; got rho = 0.5"),
+    ],
 )
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from attacking import run
 from oracles import linear_problem, saturated_images, small_cnn
 
 from attacks import ATTACKS
 from attacks.contract import ThreatModel
-from attacks.noise import Noise
-from attacks.target import Target
 from bench.evaluate import check_contract, fingerprint
 
 pytestmark = pytest.mark.usefixtures("short_autoattack")
@@ -87,11 +86,6 @@ CASES = [
     for name in ATTACKS
     for index, settings in enumerate(SETTINGS[name])
 ]
-
-
-def run(attack, model, x, y, ids=None, seed=0, batch_size=None):
-    ids = torch.arange(len(x)) if ids is None else ids
-    return attack(Target(model, batch_size), x, y, Noise(seed, ids))
 
 
 def problem(shape=(3, 12, 12), classes=10, count=24):

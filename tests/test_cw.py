@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from attacking import run
 from oracles import exact_margin, linear_problem, saturated_images, small_cnn
 
 from attacks.contract import ThreatModel
@@ -23,10 +24,6 @@ class Scaled(torch.nn.Module):
 
     def forward(self, x):
         return self.model(x) * self.factor
-
-
-def run(attack, model, x, y, batch_size=None, ids=None, seed=0):
-    return attack(Target(model, batch_size), x, y, Noise(seed, torch.arange(len(x)) if ids is None else ids))
 
 
 def cw(eps, **settings):
@@ -143,7 +140,7 @@ def test_results_do_not_depend_on_batch_size_or_order():
     for size in (1, 7, 64):
         assert torch.allclose(first, run(attack, model, x, y, size), atol=1e-9)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1))
-    assert torch.allclose(first[order], run(attack, model, x[order], y[order], 7, order), atol=1e-9)
+    assert torch.allclose(first[order], run(attack, model, x[order], y[order], 7, ids=order), atol=1e-9)
     assert torch.equal(first, run(attack, model, x, y, 1000))
 
 

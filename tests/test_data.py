@@ -181,6 +181,23 @@ def test_wrong_image_size_and_unknown_names_and_folders_are_refused(tmp_path):
         data.load("cifar10", tmp_path / "nowhere")
 
 
+def test_images_that_are_not_the_official_ones_are_told_once(tmp_path, capsys):
+    """As SVHN in the layout of the hub is, where a folder of it is given for CIFAR-10."""
+    for split in ("train", "test"):
+        write_shards(tmp_path, "svhn", split, 1)
+    for _ in range(2):
+        assert len(data.load("cifar10", tmp_path).test) == 15
+    told = "are not the official test images of cifar10, so no number here is one of cifar10\n"
+    assert capsys.readouterr().err == f"bench: Parquet files in {tmp_path} {told}"
+
+
+@needs_cifar
+@pytest.mark.parametrize("name", ["cifar10", "mnist"])
+def test_official_images_are_taken_without_a_word(name, capsys):
+    data.load(name, REAL)
+    assert capsys.readouterr().err == ""
+
+
 def test_torchvision_files_are_read_and_parquet_goes_first(tmp_path, monkeypatch):
     """CIFAR-10's pickled batches as torchvision lays them out, with the MD5 of what is written here."""
     from bench import torchvision_ops

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from attacking import run
 from oracles import exact_margin, linear_problem, saturated_images, small_cnn
 
 from attacks.apgd import APGD
@@ -23,10 +24,6 @@ OWN = ThreatModel("own", 0)
 def problem(count=40):
     model, x = small_cnn().double(), saturated_images(count, (3, 12, 12), 3).double()
     return model, x, model(x).argmax(1)
-
-
-def run(attack, model, x, y):
-    return attack(Target(model), x, y, Noise(0, torch.arange(len(x))))
 
 
 def test_standard_autoattack_is_what_the_paper_says():
@@ -85,10 +82,22 @@ def test_an_msd_step_is_the_best_of_its_three():
         MSD(OWN, linf_step=0.01 * a, l2_step=0.1 * b, l1_step=1.0 * c).step(target, x, x, y, noise, 0)[1]
         for a, b, c in alone.values()
     ]
-    moved, value = MSD(OWN, linf_step=0.01, l2_step=0.1, l1_step=1.0).step(target, x, x, y, noise, 0)
+    moved, value, logits = MSD(OWN, linf_step=0.01, l2_step=0.1, l1_step=1.0).step(target, x, x, y, noise, 0)
+    assert torch.allclose(logits, model(moved))
     assert torch.allclose(value, torch.stack(values).amax(0).to(value))
     assert torch.allclose(value, cross_entropy(model(moved), y).detach().to(value))
     assert len(torch.stack(values).argmax(0).unique()) > 1, "the sample must hold more than one winner"
+
+
+@pytest.mark.parametrize("stop", ["first", "last"])
+def test_an_msd_step_costs_one_gradient_and_three_more_passes(stop):
+    model, x, y = problem(20)
+    target = Target(model).counting(20)
+    x_adv = MSD(OWN, steps=4, stop=stop)(target, x, y, Noise(0, torch.arange(20)))
+    forward, backward = target.passes_per_image
+    assert torch.equal(forward, 4 * backward)
+    stands = model(x_adv).argmax(1) == y
+    assert (backward[stands] == 4).all() and stands.any()
 
 
 def test_bad_settings_are_refused():
@@ -96,3 +105,7 @@ def test_bad_settings_are_refused():
         AutoAttack(ThreatModel("L1", 3))
     with pytest.raises(ValueError, match="'own'"):
         MSD(ThreatModel("L2", 3))
+    with pytest.raises(ValueError, match=r"linf <= 1; got steps = 50, linf = 8, l2 = 0.5, l1 = 12"):
+        MSD(OWN, linf=8)  # 8/255 was meant
+    with pytest.raises(ValueError, match=r"got steps = 50, .*, l1_step = nan"):
+        MSD(OWN, l1_step=float("nan"))

@@ -11,6 +11,7 @@ from torch import nn
 
 from attacks.adapters import LibraryError
 from attacks.contract import ThreatModel
+from attacks.multi_steepest import MSD
 from attacks.noise import Noise
 from attacks.pgd import PGD
 from attacks.target import ModelError
@@ -117,6 +118,24 @@ def test_a_crash_of_a_library_is_an_error_that_names_the_attack():
     model, images = problem()
     with pytest.raises(AttackError, match="mine: foolbox PGD failed on image 3"):
         evaluate(model, Cheat(crash), images, 10, name="mine")
+
+
+@pytest.mark.parametrize("norm, share", [("linf", 1.0), ("l2", 1.0), ("l1", 1.0), ("", 1.01)])
+def test_msd_is_held_to_its_three_balls(norm, share, monkeypatch):
+    """A perturbation in one ball alone is legal, one that is out of all three is an error."""
+    model, images = problem()
+    delta = torch.zeros(1, 3, 12, 12)
+    delta[..., 0, 0] = 0.3  # Linf 0.3, L2 0.52, L1 0.9
+    radii = {"linf": 0.3, "l2": 0.3 * 3**0.5, "l1": 0.9}
+    radii = {name: radius / share if name == norm or not norm else radius / 2 for name, radius in radii.items()}
+    grey = Images(torch.full_like(images.x, 0.5), model(torch.full_like(images.x, 0.5)).argmax(1), images.ids)
+    attack = MSD(ThreatModel("own", 0), **radii)
+    monkeypatch.setattr(MSD, "__call__", lambda self, target, x, y, noise: x + delta)
+    if norm:
+        assert len(evaluate(model, attack, grey, 10).table) == len(grey)
+        return
+    with pytest.raises(AttackError, match=r"left its threat model \(Linf, eps = 0.29\d* or L2, eps = 0.51\d* or L1"):
+        evaluate(model, attack, grey, 10)
 
 
 def test_a_crash_passes_through():

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from attacking import run
 from oracles import TwoPieces, exact_margin, linear_problem, saturated_images, small_cnn
 
 from attacks.contract import ThreatModel
 from attacks.fab import FAB
-from attacks.noise import Noise
 from attacks.norms import distance
-from attacks.target import Target
-
-
-def run(attack, model, x, y, ids=None):
-    return attack(Target(model), x, y, Noise(0, torch.arange(len(x)) if ids is None else ids))
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])

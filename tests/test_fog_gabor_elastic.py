@@ -198,9 +198,9 @@ def test_ascent_is_stronger_than_its_random_start(make):
     "settings, message",
     [
         (lambda: Fog(ThreatModel("Linf", 0.1)), "own"),
-        (lambda: Fog(OWN, roll=3), "roll"),
-        (lambda: Elastic(OWN, kernel=4), "odd"),
-        (lambda: Gabor(OWN, steps=0), "steps"),
+        (lambda: Fog(OWN, roll=3), "got roll = 3, decay = 2.0"),
+        (lambda: Elastic(OWN, kernel=4), "got kernel = 4, std = 3.0"),
+        (lambda: Gabor(OWN, steps=0), "got steps = 0, step = None"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):

@@ -28,6 +28,14 @@ def test_margin_of_negative_logits_is_not_clipped_at_zero():
     assert losses.margin(torch.tensor([[-1.0, -2.0, -3.0]]), torch.tensor([0])).item() == -1.0
 
 
+def test_log_odds_are_those_of_cross_entropy_and_do_not_saturate():
+    generator = torch.Generator().manual_seed(0)
+    logits, y = torch.randn(20, 5, generator=generator, dtype=torch.float64), torch.arange(20) % 5
+    p = logits.softmax(1)[torch.arange(20), y]
+    assert torch.allclose(losses.log_odds(logits, y), ((1 - p) / p).log(), atol=1e-6)
+    assert losses.log_odds(torch.tensor([[500.0, 0.0]]), torch.tensor([0])).item() == -500.0
+
+
 def test_boosted_loss_is_finite_for_sure_and_wrong_logits():
     loss = losses.boosted_cross_entropy(torch.tensor([[-80.0, 80.0, 0.0]]), torch.tensor([0]))
     assert torch.isfinite(loss).all() and loss.item() > 200

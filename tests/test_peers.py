@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from attacking import run
 from oracles import saturated_images, small_cnn
 
 from attacks import ATTACKS
@@ -47,10 +48,6 @@ def foolbox(threat, name, **settings):
 
 def torchattacks(threat, name, **settings):
     return TorchAttacks(threat, name, settings, batch=COUNT)
-
-
-def run(attack, network, x, y):
-    return attack(Target(network), x, y, Noise(0, torch.arange(len(x))))
 
 
 def robust(attack, network, x, y):

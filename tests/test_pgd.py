@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from attacking import run
 from oracles import TwoPieces, exact_margin, linear_problem, saturated_images, small_cnn
 
 from attacks.contract import ThreatModel
@@ -12,10 +13,6 @@ from attacks.noise import Noise
 from attacks.norms import distance
 from attacks.pgd import FGSM, MIM, PGD
 from attacks.target import Target
-
-
-def run(attack, model, x, y, seed=0, batch_size=None):
-    return attack(Target(model, batch_size), x, y, Noise(seed, torch.arange(len(x))))
 
 
 def problem(count=40):

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from attacking import run
 from oracles import exact_margin, linear_problem, saturated_images, small_cnn
 
 from attacks.contract import ThreatModel
 from attacks.losses import margin
 from attacks.noise import Noise
 from attacks.square import Square, _pyramid, _window
-from attacks.target import Target
-
-
-def run(attack, model, x, y):
-    return attack(Target(model), x, y, Noise(0, torch.arange(len(x))))
 
 
 def test_it_finds_linear_margins_without_a_gradient():

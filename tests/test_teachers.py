@@ -282,3 +282,4 @@ def test_table_1_is_the_papers(capsys):
     assert rows["mat h1"] == ["robust", "robust", "online", "no"]
     assert rows["mat-avg h1"] == ["robust", "robust", "online", "yes"], "the generalist"
     assert rows["mat-natural-offline"] == ["natural", "robust", "offline", "no"] and "at" not in rows
+    assert not [row for row in rows if row.startswith("at-")], "networks of an ensemble know nothing of each other"

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 import torch
 
-from bench import adversarial, verify
+from attacks.norms import distance
+from bench import adversarial, data, verify
 from bench.cli import main
 from bench.records import EvalRecord, Results, list_runs, read_eval, write_eval
 
@@ -156,6 +157,30 @@ def test_an_image_outside_the_box_is_a_mismatch(results: Results):
     write_eval(results, replace(record, adversarial_sha256=digest))
     found = verify.verify(results, record.run_id, record.eval_id, images=None)
     assert found.mismatches and all("leaves [0, 1]" in one for one in found.mismatches)
+
+
+def test_a_kept_image_outside_every_ball_of_its_attack_is_a_mismatch(results: Results):
+    """Another image of the class that was predicted, distances and all: only the balls of MSD tell."""
+    run_id = list_runs(results)[0]
+    arguments = ["msd-digits", "--images", "40", "--keep-adversarial", "--results", str(results.root)]
+    assert main(["attack", run_id, *arguments]) == 0
+    record = read(results, "msd-digits")
+    assert not verify.verify(results, record.run_id, record.eval_id).mismatches
+    table, kept, x = record.images.copy(), adversarial.read(results, record), data.load("digits").test.head(40).x
+    right = table["clean_prediction"] == table["label"]
+    row, other = next(
+        (row, int(same[0]))
+        for row in np.flatnonzero(adversarial.fooled(table))
+        if len(same := np.flatnonzero(right & (table["label"] == table["adversarial_prediction"][row])))
+    )
+    x_adv = torch.stack([kept.get(number, x[place]) for place, number in enumerate(table["image"])])
+    x_adv[row] = x[other]
+    for norm in ("Linf", "L2", "L1", "L0"):
+        table.loc[row, norm.lower()] = float(distance(norm, x[row, None], x[other, None]))
+    digest = adversarial.keep(results, record.run_id, record.eval_id, table, x_adv)
+    write_eval(results, replace(record, images=table, adversarial_sha256=digest))
+    found = verify.verify(results, record.run_id, record.eval_id, images=None)
+    assert found.mismatches == [f"image {table['image'][row]}: the adversarial image is outside the threat model"]
 
 
 def test_a_nearly_equal_logit_is_within_rounding_and_no_mismatch(results: Results, monkeypatch: pytest.MonkeyPatch):
