@@ -22,6 +22,7 @@ from bench.files import read_json, write_json
 from bench.records import Results, training_of
 from bench.spec import CLEAN, Column, Figure, Row, Setting, TableSpec
 
+EVAL_SEED = 0  # of the noise of a table's attacks
 MOST_LEVELS = 32  # of 255: larger radii are not written as levels
 _NORMS = {"own": "own measure"}
 
@@ -195,7 +196,6 @@ def make(
     attacks: Mapping[str, dict[str, Any]],
     members: Mapping[str, int],
     eval_options: Mapping[str, Any],
-    eval_seed: int = 0,
     validation_sha256: str | None = None,
     variant: str = "",
 ) -> Plan:
@@ -212,7 +212,7 @@ def make(
 
     def evaluation(column: Column, source: str | None) -> str:
         full, attack = setting.attack(column.attack), attacks[column.attack]
-        return eval_id(full, images, eval_identity(attack, full, images_sha256, eval_seed, eval_options, source))
+        return eval_id(full, images, eval_identity(attack, full, images_sha256, EVAL_SEED, eval_options, source))
 
     cells = []
     for row, seed in product(spec.rows, dict.fromkeys(seeds)):
@@ -240,7 +240,7 @@ def make(
         recipes={setting.recipe(training): recipes[training] for training in spec.trainings},
         attacks={setting.attack(attack): attacks[attack] for attack in spec.attacks},
         validation_sha256=validation_sha256,
-        options=dict(eval_options) | {"eval_seed": eval_seed, "train_sha256": train_sha256},
+        options=dict(eval_options) | {"eval_seed": EVAL_SEED, "train_sha256": train_sha256},
         teachers=_teachers(cells, recipes, dataset, train_sha256, arch),
         unions={column.label: list(column.union) for column in spec.columns if column.union},
         means={column.label: list(column.mean) for column in spec.columns if column.mean},

@@ -1,4 +1,4 @@
-"""Tables as Markdown, CSV, LaTeX, HTML and terminal text. The only module that rounds and says percent.
+"""Tables as Markdown, CSV, LaTeX, HTML and terminal text. Shares become percent here.
 
 A cell reads "83.1 [79.4, 86.3]", with signs behind it where it is above or below the baseline or cannot be told apart
 from the best of its column; under the table stand n, what the interval is, what was tested, every attack's budget,

@@ -295,7 +295,7 @@ class TableRun:
             settings=resolved["settings"],
             norm=attack.threat.norm if attack else "none",
             eps=attack.threat.eps if attack else 0.0,
-            seed=0,
+            seed=plan.EVAL_SEED,
             dataset=self.dataset.name,
             weights_sha256=weights_sha256,
             images_sha256=self.images.sha256,

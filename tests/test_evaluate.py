@@ -17,7 +17,7 @@ from attacks.pgd import PGD
 from attacks.target import ModelError
 from bench.config import UserError
 from bench.data import Images
-from bench.evaluate import AttackError, evaluate
+from bench.evaluate import AttackError, evaluate, fingerprint
 
 BUDGET = ThreatModel("Linf", 0.05)
 
@@ -185,3 +185,15 @@ def test_bad_images_are_refused_in_one_sentence(spoil, message):
     x, y = spoil(images.x, images.y)
     with pytest.raises(UserError, match=message):
         evaluate(model, None, Images(x, y, images.ids), 10)
+
+
+def test_the_fingerprint_sees_buffers_that_no_state_dict_has():
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(1), persistent=False)
+
+    model = Counts()
+    before = fingerprint(model)
+    model.calls += 1
+    assert fingerprint(model) != before

@@ -61,7 +61,6 @@ def test_the_plan_has_every_cell_once_and_the_right_names():
         ({"eps": 4 / 255}, False, True),
         ({"images_sha256": "other"}, False, True),
         ({"eval_options": {"gradient_precision": "bfloat16"}}, False, True),
-        ({"eval_seed": 1}, False, True),
         ({"train_sha256": "other"}, True, False),
         ({"arch": "big"}, True, False),
         ({"dataset": "dots2"}, True, False),
