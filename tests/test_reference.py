@@ -1,4 +1,4 @@
-"""The papers' numbers as they were typed in: how many, where, and a few read again from the paper."""
+"""Numbers that were typed in: the papers', how many and a few read again; and ours in the docs, made again from records."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-FOLDER = Path(__file__).parents[1] / "results" / "reference"
+from bench import figures, plan, tables
+from bench.records import Results
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "results" / "reference"
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +52,19 @@ def test_table2_of_ours_finds_its_reference(mat: pd.DataFrame):
     assert (FOLDER / file).exists()
     assert {row.label for row in spec.rows} == set(published["method"])
     assert {column.attack for column in spec.columns} == set(published["column"])
+
+
+def test_the_docs_say_what_the_committed_records_say():
+    """Every figure of docs/training.md's table on CIFAR-10 is made again from the records."""
+    results = Results(ROOT / "results" / "cifar10-cnn-a")
+    found = plan.read_plan(results, "like-for-like-cifar10-cnn-a")
+    frame = tables.table(found, results)
+    assert set(frame["state"]) == {"ok"} and len(frame) == 15 * 6
+    passes = figures.points(found, frame, results).set_index("line")["x"]
+    text = (ROOT / "docs" / "training.md").read_text().partition("## What came out: CIFAR-10")[2]
+    said = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")[1:] for line in text.splitlines()}
+    for row in found.rows:
+        told, mean = said[row], frame[frame["row"] == row].set_index("column")["accuracy"]
+        assert float(told[0]) == pytest.approx(passes[row] / 1e6, abs=0.051)
+        numbers = [float(number.split()[0]) for number in told[1:]]
+        assert numbers == pytest.approx([100 * mean[column] for column in found.columns], abs=0.051)
