@@ -1,4 +1,4 @@
-"""Numbers that were typed in: the papers', how many and a few read again; and ours in the docs, made again from records."""
+"""Numbers that were typed in: how many, and a few read again from the paper; and ours in the docs, from records."""
 
 from __future__ import annotations
 
