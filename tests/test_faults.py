@@ -64,6 +64,7 @@ def child(folder: Path, arguments: list[str], output: Path, before: Callable[[],
     with open(output, "wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a script begins without it
     os.chdir(folder)
     torch.set_num_threads(1)
     if barrier is not None:
