@@ -51,20 +51,26 @@ def app() -> None:
 @options(DATASET, ARCH, IMAGES, SEEDS, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, KEEP)
 @click.option("--fast", is_flag=True, help="Leave out the columns that take longest; the title says which.")
 @click.option("--last", is_flag=True, help="Judge the networks of the last epoch, not those of the best.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Processes that share the work and the cores; by default one for each core if a CPU trains a small network.",
+)
 @click.option("--dry-run", is_flag=True, help="Only print what would be trained and attacked.")
-def run(table: str, dry_run: bool, **given: Any) -> int:
+def run(table: str, dry_run: bool, jobs: int | None, **given: Any) -> int:
     """Fill TABLE: train and attack what is missing, then print it.
 
     Example: bench run table2 --dataset cifar10 --arch resnet18 --data-dir DATA
     """
     from bench import figures, report, tables
+    from bench.jobs import fill
     from bench.run import TableRun
 
-    job = TableRun(table, _run_options(given))
+    options = _run_options(given)
     if dry_run:
-        click.echo("\n".join(job.describe()))
+        click.echo("\n".join(TableRun(table, options).describe()))
         return 0
-    summary = job.execute()
+    job, summary = fill(table, options, jobs)
     frame = tables.table(job.plan, job.results)
     path = report.write_table(job.plan, frame, job.results)
     click.echo(report.render(job.plan, frame, "text"))

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping
 from statistics import fmean
 
 
 class Pace:
-    """What is to do, by name, and how long each name has taken so far."""
+    """What is to do, and how long things of each name have taken so far."""
 
-    def __init__(self, to_do: Iterable[str], took: Iterable[tuple[str, float]] = ()) -> None:
-        """to_do: a name for each training and attack. took: (name, seconds) of those that were done before."""
-        self.to_do = Counter(to_do)
+    def __init__(self, to_do: Mapping[Hashable, str], took: Iterable[tuple[str, float]] = (), jobs: int = 1) -> None:
+        """to_do: the name of each training and attack. took: (name, seconds) of those that were done before. jobs:
+        processes that share what there is to do.
+        """
+        self.to_do, self.jobs = dict(to_do), jobs
         self.seconds: dict[str, list[float]] = defaultdict(list)
         for name, seconds in took:
             self.seconds[name].append(seconds)
 
-    def done(self, name: str, seconds: float) -> None:
-        """One of that name is done."""
-        self.to_do[name] -= 1
-        self.seconds[name].append(seconds)
+    def done(self, one: Hashable, seconds: float) -> None:
+        """One of them is done; the first word about it counts."""
+        if one in self.to_do:
+            self.seconds[self.to_do.pop(one)].append(seconds)
 
     def left(self) -> str:
         """Such as "about 3 min left", "at least 40 s left: 5 of 9 have no time to go by", or "" when all is done."""
-        names = list(self.to_do.elements())
+        names = list(self.to_do.values())
         unknown = sum(name not in self.seconds for name in names)
-        seconds = sum(fmean(self.seconds[name]) for name in names if name in self.seconds)
+        seconds = sum(fmean(self.seconds[name]) for name in names if name in self.seconds) / self.jobs
         if not names:
             return ""
         if unknown == len(names):

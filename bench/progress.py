@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from bench.pace import Pace
+
 
 class Progress:
-    """Lines that stay and a bar that moves; without a terminal only the lines are printed."""
+    """Lines that stay and a bar that moves; without a terminal only the lines are printed. pace: of a table."""
 
     def __init__(self, quiet: bool = False) -> None:
+        self.pace = Pace({})
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
         self.bar = Bar(
             TextColumn("{task.description}"),
@@ -40,6 +44,10 @@ class Progress:
     def say(self, line: str) -> None:
         """A line that stays."""
         self.console.print(line, markup=False, soft_wrap=True)
+
+    def done(self, one: Hashable, seconds: float) -> None:
+        """A training or an attack of the table is done."""
+        self.pace.done(one, seconds)
 
     def begin(self, what: str, total: int) -> None:
         """A new thing to watch, in `total` steps."""

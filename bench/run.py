@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,17 +75,23 @@ class Summary:
     kept: int = 0
     failures: list[str] = field(default_factory=list)
 
+    def add(self, helper: Summary) -> None:
+        """Count what a helper did meanwhile: its cells were found here as kept, and what failed there failed here."""
+        self.trained += helper.trained
+        self.attacked += helper.attacked
+        self.kept -= helper.attacked
+
 
 @dataclass
 class _Shift:
     """The state of one `TableRun.execute`. wanted: cells without a number; tried: trainings that are over and done
-    with. wait: whether to wait for what another process is at, or to leave it for later.
+    with. wait: whether to wait for what another process is at, or to leave it for later. helping: see `execute`.
     """
 
     wanted: dict[tuple[str, str], Cell]
-    pace: Pace
     progress: Progress
     summary: Summary
+    helping: bool = False
     wait: bool = False
     tried: set[str] = field(default_factory=set)
 
@@ -141,29 +147,36 @@ class TableRun:
         left = f"; {pace.left()}" if cells else ""
         return [*lines, *trained, *attacked, f"{len(trained)} trainings and {len(attacked)} attacks to do{left}"]
 
-    def execute(self) -> Summary:
+    def lacking(self) -> int:
+        """How many trainings, with their attacks, there is something to do for."""
+        wanted, _ = self._survey()
+        return len({cell.training_id for cell in wanted.values()})
+
+    def execute(self, progress: Progress, jobs: int = 1, helping: bool = False) -> Summary:
         """Do what is missing. Raises UserError when results cannot be written; what is done stays.
 
-        What another process is at comes last: it is waited for, and read.
+        What another process is at comes last: it is waited for, and read. jobs: processes at this table. helping: begin
+        at its end, and say only what gets done.
         """
         plan.write_plan(self.results, self.plan)
-        groups, (wanted, pace) = self._attacks(), self._survey()
+        groups, (wanted, pace) = self._attacks(), self._survey(jobs)
+        progress.pace = pace
         summary = Summary(kept=sum(len(cells) for cells in groups.values()) - len(wanted))
-        with Progress() as progress:
+        if not helping:
             progress.say(f"{self.plan.name}: {self.dataset.source}; {self.plan.images} {self.plan.split} images")
             for words in self.words:
                 progress.say(words)
-            shift = _Shift(wanted, pace, progress, summary)
-            for shift.wait in (False, True):
-                for training_id, cells in groups.items():
-                    left = [cell for cell in cells if (cell.run_id, cell.eval_id) in wanted]
-                    if left:
-                        self._fill(training_id, left, shift)
+        shift = _Shift(wanted, progress, summary, helping)
+        for shift.wait in (False, True):
+            for training_id in reversed(groups) if helping else groups:
+                left = [cell for cell in groups[training_id] if (cell.run_id, cell.eval_id) in wanted]
+                if left:
+                    self._fill(training_id, left, shift)
         return summary
 
     def _fill(self, training_id: str, cells: list[Cell], shift: _Shift) -> None:
         """The missing cells of one training, and what has to be trained for them."""
-        if not shift.wait and (words := shift.pace.left()):
+        if not shift.wait and not shift.helping and (words := shift.progress.pace.left()):
             shift.progress.say(words)
         for missing, training in self._to_train(cells).items():
             if missing not in shift.tried:
@@ -171,8 +184,10 @@ class TableRun:
                 made = self._train(training, shift)
                 if made is not None:
                     shift.tried.add(missing)
-                    shift.pace.done(training.recipe.name, time.perf_counter() - started)
+                    shift.progress.done(missing, time.perf_counter() - started)
                 shift.summary.trained += made is True
+                if made is None:
+                    return  # what comes after may need it
         shift.progress.begin(f"attacking {training_id}", len(cells))
         for cell in cells:
             if all(self.results.run(run_id).exists() for run_id in cell.networks):
@@ -180,7 +195,7 @@ class TableRun:
                 made = self._attack(cell, shift)
                 if made is not None:
                     del shift.wanted[cell.run_id, cell.eval_id]
-                    shift.pace.done(cell.attack, time.perf_counter() - started)
+                    shift.progress.done((cell.run_id, cell.eval_id), time.perf_counter() - started)
                 shift.summary.attacked += made is True
             shift.progress.advance()
 
@@ -195,16 +210,18 @@ class TableRun:
                 found.setdefault(one.training_id, one)
         return found
 
-    def _survey(self) -> tuple[dict[tuple[str, str], Cell], Pace]:
+    def _survey(self, jobs: int = 1) -> tuple[dict[tuple[str, str], Cell], Pace]:
         """The cells without a number by (run id, eval id), and what is known of the time that they take."""
         cells = [cell for group in self._attacks().values() for cell in group]
         found = [tables.find(self.plan, cell, self.results) for cell in cells]
-        trainings = [training.recipe.name for training in self._to_train(self.plan.cells).values()]
+        to_do: dict[Hashable, str] = {
+            one: training.recipe.name for one, training in self._to_train(self.plan.cells).items()
+        }
         wanted = {(c.run_id, c.eval_id): c for c, one in zip(cells, found, strict=True) if self._lacking(c, one.record)}
         made = {cell.training_id: cell for cell in cells if self.results.run(cell.run_id).exists()}
         took = [(cell.recipe, read_run(self.results, cell.run_id).cost.seconds) for cell in made.values()]
         took += [(c.attack, one.record.cost.seconds) for c, one in zip(cells, found, strict=True) if one.record]
-        return wanted, Pace([*trainings, *(cell.attack for cell in wanted.values())], took)
+        return wanted, Pace(to_do | {key: cell.attack for key, cell in wanted.items()}, took, jobs)
 
     def _lacking(self, cell: Cell, record: EvalRecord | None) -> bool:
         """Whether a cell has no record, or one without the adversarial images that are to be kept."""

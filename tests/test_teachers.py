@@ -14,6 +14,7 @@ from bench import data
 from bench.catalog import Catalog
 from bench.cli import main
 from bench.config import UserError
+from bench.progress import Progress
 from bench.records import Results, list_runs, read_run
 from bench.run import Options, TableRun
 from bench.train import Training
@@ -232,7 +233,7 @@ def test_a_missing_teacher_is_trained_once_and_first_and_is_in_the_record(tmp_pa
     lines = [line.split()[1] for line in job.describe() if line.startswith("  train")]
     assert lines[0] == teacher.removesuffix(".best") and len(lines) == 3
     assert set(job.plan.teachers) == set(lines[1:]), "both students name it in the plan"
-    summary = job.execute()
+    summary = job.execute(Progress(quiet=True))
     assert (summary.trained, summary.attacked, summary.failures) == (3, 2, [])
     for run_id in {cell.run_id for cell in job.plan.cells}:
         record = read_run(job.results, run_id)
@@ -244,7 +245,7 @@ def test_a_missing_teacher_is_trained_once_and_first_and_is_in_the_record(tmp_pa
 
 def test_a_teacher_that_is_gone_is_trained_again_only_where_a_student_is_missing(tmp_path):
     job = table(tmp_path)
-    job.execute()
+    job.execute(Progress(quiet=True))
     (teacher,) = set(job.plan.teachers.values())
     job.results.run(teacher).unlink()
     assert not [line for line in table(tmp_path).describe() if "train " in line]
@@ -254,7 +255,7 @@ def test_a_teacher_that_is_gone_is_trained_again_only_where_a_student_is_missing
 
 
 def test_students_of_a_teacher_that_failed_are_errors_with_that_reason(tmp_path):
-    summary = table(tmp_path, (*SHARED, "lc-at-digits.schedule.lr=1e30")).execute()
+    summary = table(tmp_path, (*SHARED, "lc-at-digits.schedule.lr=1e30")).execute(Progress(quiet=True))
     assert summary.trained == 0 and len(summary.failures) == 3
     assert "the loss became" in summary.failures[0]
     assert all("its teacher at-digits-" in failure for failure in summary.failures[1:])

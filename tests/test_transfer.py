@@ -20,6 +20,7 @@ from bench.cli import main
 from bench.config import UserError
 from bench.data import Images
 from bench.evaluate import AttackError, check_transfer, craft, evaluate
+from bench.progress import Progress
 from bench.records import (
     ErrorRecord,
     Results,
@@ -201,14 +202,14 @@ def register(job: TableRun, run_id: str, seed: int) -> None:
 def test_a_table_of_transfers_crafts_once_a_source_and_only_what_is_missing(tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(run_module, "craft", lambda model, *a, **k: (made.append(model), craft(model, *a, **k))[1])
-    summary = table4(tmp_path).execute()
+    summary = table4(tmp_path).execute(Progress(quiet=True))
     assert (summary.trained, summary.attacked, summary.failures) == (0, 2 + 2 * 5, []) and len(made) == 5
     again = table4(tmp_path)
-    assert again.execute().kept == 12 and len(made) == 5
+    assert again.execute(Progress(quiet=True)).kept == 12 and len(made) == 5
     sources = {cell.column: cell.source_run_id for cell in again.plan.cells if cell.source_run_id}
     register(again, sources["from AT"], seed=99)
     assert sum("attack " in line for line in again.describe()) == 2
-    assert again.execute().attacked == 2 and len(made) == 6
+    assert again.execute(Progress(quiet=True)).attacked == 2 and len(made) == 6
     for cell in again.plan.cells:
         if cell.source_run_id:
             source = read_eval(again.results, cell.run_id, cell.eval_id).source
@@ -218,7 +219,7 @@ def test_a_table_of_transfers_crafts_once_a_source_and_only_what_is_missing(tmp_
 def test_few_crafted_sets_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, "CRAFTED_KEPT", 2)
     job = table4(tmp_path)
-    assert job.execute().failures == [] and len(job._crafted) == 2
+    assert job.execute(Progress(quiet=True)).failures == [] and len(job._crafted) == 2
 
 
 def test_a_source_that_is_missing_is_trained_once_and_before_it_is_needed(tmp_path, monkeypatch):
@@ -228,7 +229,7 @@ def test_a_source_that_is_missing_is_trained_once_and_before_it_is_needed(tmp_pa
     assert [line for line in job.describe() if line.startswith("  train")] == [f"  train   {missing[: -len('.best')]}"]
     asked = []
     monkeypatch.setattr(TableRun, "_train", lambda self, one, *_: asked.append(one.training_id) is not None)
-    summary = job.execute()
+    summary = job.execute(Progress(quiet=True))
     assert asked == [missing[: -len(".best")]], "two networks need it"
     assert summary.attacked == 10, "all but the two cells of the source that is still missing"
 
