@@ -172,7 +172,7 @@ def random_in_ball(norm: str, eps: float, x: Tensor, noise: Noise) -> Tensor:
     """A point drawn uniformly from the ball of radius eps around 0, for each image of x: same shape as x."""
     shape = x.shape[1:]
     if norm == "Linf":
-        return (2 * noise.uniform(*shape) - 1) * eps
+        return noise.uniform(*shape).mul_(2).sub_(1).mul_(eps)
     if norm == "L2":
         direction = noise.fork("direction").normal(*shape)
         length = noise.fork("length").uniform() ** (1 / shape.numel()) * eps

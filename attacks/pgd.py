@@ -119,7 +119,7 @@ def ascend(
                 hit = down[rows].nonzero().squeeze(1)
                 result[work.place[rows][hit]] = work.x_adv[rows][hit]
             work.move(rows, grad, step)
-        if down.any():
+        if pgd.stop == "first" and down.any():  # otherwise no GPU has to be waited for
             dropped[work.place[down]] = True
             work.keep(~down)
         if len(work.place) == 0:
@@ -142,7 +142,7 @@ class _Work:
         self.y, self.goal = y.clone(), goal.clone()
         self.momentum = torch.zeros_like(x) if pgd.decay else None
         if pgd.threat.norm == "Linf":  # ball and box together are a box: one clamp a step
-            self.bounds = [(x - pgd.threat.eps).clamp_min(0), (x + pgd.threat.eps).clamp_max(1)]
+            self.bounds = [(x - pgd.threat.eps).clamp_min_(0), (x + pgd.threat.eps).clamp_max_(1)]
         else:
             self.bounds = [x.clone()]
         self.x_adv = self._start(x)
@@ -155,8 +155,7 @@ class _Work:
             delta = GAUSSIAN_START * stream.normal(*x.shape[1:])
         else:
             delta = norms.random_in_ball(self.pgd.threat.norm, self.pgd.threat.eps, x, stream)
-        x_adv = x + delta
-        return self._project(x_adv, slice(0, len(x)))
+        return self._project(x + delta, slice(0, len(x)))
 
     def move(self, rows: slice, grad: Tensor, step: int) -> None:
         """One step up the gradient of x_adv[rows], projected; in place, while the rows are in the cache."""

@@ -34,6 +34,7 @@ from attacks.norms import distance
 from attacks.pgd import PGD
 from attacks.target import Target, default_batch_size
 from bench import data, models
+from bench.device import keep_freed_memory
 from bench.train import _split
 from trainers.at import AT
 from trainers.contract import Inner
@@ -286,6 +287,7 @@ def main() -> None:
     parser.add_argument("--train-images", type=int, default=4000)
     parser.add_argument("--data-dir", default=os.environ.get("BENCH_DATA"))
     options = parser.parse_args()
+    keep_freed_memory()
     warnings.simplefilter("ignore")
     p = Problem(options.arch, options.images, options.data_dir, options.train_images)
     radii = ", ".join(f"{norm} {eps:.4g}" for norm, eps in p.eps.items())

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from bench import models
 from bench.catalog import Catalog, Recipe
+from bench.device import keep_freed_memory
 from trainers.contract import rounds_of
 from trainers.loop import fit
 from trainers.validation import Split
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--methods", default="", help="of the profile quick; all of them if empty")
     options = parser.parse_args()
+    keep_freed_memory()
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(options.images, 3, 32, 32, generator=generator)
     train = Split(x, torch.randint(0, 10, (len(x),), generator=generator), torch.arange(len(x)))
