@@ -59,8 +59,8 @@ class Noise:
 
     def normal(self, *shape: int) -> Tensor:
         """[N, *shape] float32, standard normal by inversion of the distribution function."""
-        inside = self.uniform(*shape).double() + 2.0**-25  # the middle of each cell: never 0 or 1
-        return torch.special.ndtri(inside).float()
+        inside = self.uniform(*shape).double().add_(2.0**-25)  # the middle of each cell: never 0 or 1
+        return torch.special.ndtri(inside, out=inside).float()
 
     def integers(self, low: int, high: int, *shape: int) -> Tensor:
         """[N, *shape] int64, uniform on low..high, both included."""
