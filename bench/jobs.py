@@ -29,7 +29,8 @@ SMALL = 1_000_000  # weights; more of these than a machine has cores would not f
 def fill(table: str, options: Options, jobs: int | None = None) -> tuple[TableRun, Summary]:
     """Train and attack what the table lacks, in `jobs` processes that share the threads of this one.
 
-    jobs: None is one for each thread where the device is a CPU and the network is small, else 1. Raises UserError.
+    jobs: None is one for each thread where the device is a CPU and the network is small, else 1. A script that calls
+    this does so below `if __name__ == "__main__"`, as with all of multiprocessing. Raises UserError.
     """
     run = TableRun(table, options)
     jobs = min(jobs or _fitting(run), max(1, run.lacking()))
