@@ -135,7 +135,7 @@ def _bars(plan: Plan, shown: pd.DataFrame, axes: Axes) -> None:
         axes.bar(places, values, width * 0.92, yerr=_error(of_it), label=column, color=colour, capsize=3)
     axes.set_xticks(range(len(rows)), [_wrapped(row) for row in rows])
     axes.set(ylabel=ACCURACY, ylim=(0, 100))
-    axes.legend(ncols=len(columns), loc="upper left", bbox_to_anchor=(0, -0.16), frameon=False)
+    axes.legend(ncols=min(4, len(columns)), loc="upper left", bbox_to_anchor=(0, -0.16), frameon=False)
 
 
 def _lines(plan: Plan, shown: pd.DataFrame, axes: Axes) -> None:

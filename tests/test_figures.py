@@ -7,6 +7,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -111,6 +112,19 @@ def test_no_figure_and_no_number_make_no_file(tmp_path):
     one, made_table, results = made(tmp_path, Figure("bars"), {})
     assert figures.draw(one, made_table, results) == []
     assert figures.draw(replace(one, figure=None), made_table, results) == [] and not list(tmp_path.glob("tables/*"))
+
+
+def test_the_names_of_many_bars_fit_into_the_picture():
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+
+    columns = [f"from MAT-h{n}" for n in range(6)]
+    shown = pd.DataFrame({"line": "AT", "x": columns, "accuracy_percent": 50.0, "low_percent": 45, "high_percent": 55})
+    canvas = Canvas(figsize=(8, 4.8), layout="constrained")
+    axes = canvas.add_subplot()
+    figures._bars(SimpleNamespace(columns=columns, rows=["AT"]), shown, axes)
+    FigureCanvasAgg(canvas).draw()
+    assert axes.get_legend().get_window_extent().x1 <= canvas.bbox.x1
 
 
 def test_names_of_points_that_lie_together_do_not_cover_each_other():
