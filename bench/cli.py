@@ -63,12 +63,13 @@ def run(table: str, dry_run: bool, jobs: int | None, **given: Any) -> int:
     Example: bench run table2 --dataset cifar10 --arch resnet18 --data-dir DATA
     """
     from bench import figures, report, tables
-    from bench.jobs import fill
+    from bench.jobs import fill, fitting
     from bench.run import TableRun
 
     options = _run_options(given)
     if dry_run:
-        click.echo("\n".join(TableRun(table, options).describe()))
+        planned = TableRun(table, options)
+        click.echo("\n".join(planned.describe(jobs or fitting(planned))))
         return 0
     job, summary = fill(table, options, jobs)
     frame = tables.table(job.plan, job.results)

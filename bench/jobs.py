@@ -33,7 +33,7 @@ def fill(table: str, options: Options, jobs: int | None = None) -> tuple[TableRu
     this does so below `if __name__ == "__main__"`, as with all of multiprocessing. Raises UserError.
     """
     run = TableRun(table, options)
-    jobs = min(jobs or _fitting(run), max(1, run.lacking()))
+    jobs = min(jobs or fitting(run), max(1, run.lacking()))
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // jobs))
     try:
@@ -46,7 +46,7 @@ def fill(table: str, options: Options, jobs: int | None = None) -> tuple[TableRu
     return run, summary
 
 
-def _fitting(run: TableRun) -> int:
+def fitting(run: TableRun) -> int:
     """How many processes suit a table that nobody said it for."""
     network = models.create(run.plan.arch, run.dataset.image_shape, run.dataset.classes, seed=0)
     small = sum(weights.numel() for weights in network.parameters()) <= SMALL

@@ -137,11 +137,11 @@ class TableRun:
 
         self.words.append(foresight(self.plan.images))
 
-    def describe(self) -> list[str]:
-        """What there is to do, cell by cell, without doing it."""
+    def describe(self, jobs: int = 1) -> list[str]:
+        """What there is to do, cell by cell, without doing it. jobs: processes that would do it."""
         lines = [f"{self.plan.title}; {self.dataset.source}; {self.plan.images} {self.plan.split} images"]
         lines += self.words
-        cells, pace = self._survey()
+        cells, pace = self._survey(jobs)
         trained = [f"  train   {one}" for one in self._to_train(self.plan.cells)]
         attacked = [f"  attack  {run_id}  {eval_id}" for run_id, eval_id in cells]
         left = f"; {pace.left()}" if cells else ""

@@ -16,7 +16,7 @@ import pytest
 import torch
 from test_faults import SMALL, TABLE, content, done
 
-from bench.jobs import fill
+from bench.jobs import fill, fitting
 from bench.locks import locked
 from bench.progress import Progress
 from bench.records import Results, training_of
@@ -153,8 +153,6 @@ def test_a_student_waits_for_a_teacher_that_another_process_trains(tmp_path):
 
 @pytest.mark.parametrize("arch, threads, jobs", [("cnn-small", 3, 3), ("cnn-small", 1, 1), ("resnet18", 3, 1)])
 def test_small_networks_get_a_process_for_each_thread(folder, monkeypatch, arch, threads, jobs):
-    from bench import jobs as module
-
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     job = TableRun(str(folder / "small.toml"), Options(Results(folder / "results"), arch=arch))
-    assert module._fitting(job) == jobs
+    assert fitting(job) == jobs
