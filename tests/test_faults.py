@@ -24,36 +24,17 @@ from typing import Any
 import pytest
 import torch
 from oracles import small_cnn
+from small_table import SMALL, TABLE, content, done
 from torch import Tensor, nn
 
 from attacks.losses import cross_entropy
 from attacks.target import Target
 from bench import provenance
 from bench.cli import main
-from bench.records import Results, list_runs, read_eval, read_run
+from bench.records import Results, list_runs, read_run
 from trainers.at import AT
 
 ROOT = Path(__file__).parents[1]
-TABLE = """
-title = "Small"
-source = "no paper"
-reference = ""
-rows = [{ label = "AT", method = "at" }, { label = "Natural", method = "natural" }]
-columns = [
-  { label = "Clean", attack = "clean" },
-  { label = "FGSM", attack = "fgsm" },
-  { label = "PGD", attack = "pgd-20" },
-]
-
-[[settings]]
-profile = "digits"
-arch = "cnn-small"
-dataset = "digits"
-datasets = ["digits"]
-archs = ["*"]
-images = 30
-"""
-SMALL = ["--set", "*-digits.schedule.epochs=2", "--set", "at-digits.inner.steps=2"]
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["bench.run", "bench.figures", "bench.report", "sklearn.datasets", "pyarrow.parquet"])
 STOPPED = "bench: stopped; what is done is kept, and the same command goes on from there"
@@ -124,17 +105,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "results"
 
 
-def content(results: Path) -> dict[str, str]:
-    """What results are about: weights and verdicts, without times. Nothing else may be left over."""
-    left = [path for path in results.rglob("*") if path.suffix in (".part", ".lock", ".pt") or path.name == "lock"]
-    assert not left
-    folder = Results(results)
-    found = {run_id: read_run(folder, run_id).weights_sha256 for run_id in list_runs(folder)}
-    for path in (results / "evals").glob("*/*.parquet"):
-        found[f"{path.parent.name}/{path.stem}"] = read_eval(folder, path.parent.name, path.stem).images.to_csv()
-    return found
-
-
 # --- signals ----------------------------------------------------------------------------------------------------------
 
 
@@ -195,13 +165,6 @@ def test_a_command_stops_between_batches_only_while_it_trains():
 
 
 # --- two at once ------------------------------------------------------------------------------------------------------
-
-
-def done(output: str) -> list[int]:
-    """[trained, attacked, kept]."""
-    match = re.search(r"trained (\d+), attacked (\d+), kept (\d+)", output)
-    assert match, output
-    return [int(word) for word in match.groups()]
 
 
 def test_two_runs_at_once_share_the_work(folder, whole):

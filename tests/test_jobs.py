@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_faults import SMALL, TABLE, content, done
+from small_table import SMALL, TABLE, content, done
 
 from bench.jobs import fill, fitting
 from bench.locks import locked
