@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -99,7 +100,13 @@ def test_helpers_end_with_the_first_process_and_nothing_is_lost(folder, whole, n
     command = [sys.executable, "-m", "bench", "run", "small.toml", *LONG, "--jobs", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        command, cwd=folder, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=folder,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
+        stderr=subprocess.PIPE,
+        text=True,
     )
     until(lambda: list((folder / "results" / "runs").glob("natural-*/checkpoint.pt")) or process.poll() is not None)
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
