@@ -54,14 +54,21 @@ def test_table2_of_ours_finds_its_reference(mat: pd.DataFrame):
     assert {column.attack for column in spec.columns} == set(published["column"])
 
 
-def test_the_docs_say_what_the_committed_records_say():
-    """Every figure of docs/training.md's table on CIFAR-10 is made again from the records."""
-    results = Results(ROOT / "results" / "cifar10-cnn-a")
-    found = plan.read_plan(results, "like-for-like-cifar10-cnn-a")
+@pytest.mark.parametrize(
+    ("folder", "name", "heading"),
+    [
+        ("cifar10-cnn-a", "like-for-like-cifar10-cnn-a", "## What came out: CIFAR-10"),
+        ("digits-cnn-small", "like-for-like-digits", "## What came out: digits"),
+    ],
+)
+def test_the_docs_say_what_the_committed_records_say(folder: str, name: str, heading: str):
+    """Every figure of the table below a heading of docs/training.md is made again from the records."""
+    results = Results(ROOT / "results" / folder)
+    found = plan.read_plan(results, name)
     frame = tables.table(found, results)
     assert set(frame["state"]) == {"ok"} and len(frame) == 15 * 6
     passes = figures.points(found, frame, results).set_index("line")["x"]
-    text = (ROOT / "docs" / "training.md").read_text().partition("## What came out: CIFAR-10")[2]
+    text = (ROOT / "docs" / "training.md").read_text().partition(heading)[2].partition("\n## ")[0]
     said = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")[1:] for line in text.splitlines()}
     for row in found.rows:
         told, mean = said[row], frame[frame["row"] == row].set_index("column")["accuracy"]
