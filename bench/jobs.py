@@ -33,9 +33,9 @@ def fill(table: str, options: Options, jobs: int | None = None) -> tuple[TableRu
     this does so below `if __name__ == "__main__"`, as with all of multiprocessing. Raises UserError.
     """
     run = TableRun(table, options)
-    jobs = min(jobs or fitting(run), max(1, run.lacking()))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads // jobs))
+    jobs, threads = jobs or fitting(run), torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // jobs))  # also where fewer start: how much lacks must not change a bit
+    jobs = min(jobs, max(1, run.lacking()))
     try:
         with Progress() as progress, _helpers(table, options, jobs - 1, progress) as made:
             summary = run.execute(progress, jobs)

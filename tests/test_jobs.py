@@ -158,6 +158,16 @@ def test_a_student_waits_for_a_teacher_that_another_process_trains(tmp_path):
     assert (summary.trained, summary.attacked, summary.failures) == (3, 6, [])
 
 
+def test_how_much_a_table_lacks_does_not_change_the_threads_of_a_process(folder, monkeypatch):
+    """Sums of floats in another order have other last bits, and the records' ids are the same."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    used = []
+    monkeypatch.setattr(torch, "set_num_threads", used.append)
+    fill(str(folder / "small.toml"), options(folder), jobs=2)
+    fill(str(folder / "small.toml"), options(folder), jobs=2)
+    assert used == [2, 4, 2, 4]
+
+
 @pytest.mark.parametrize("arch, threads, jobs", [("cnn-small", 3, 3), ("cnn-small", 1, 1), ("resnet18", 3, 1)])
 def test_small_networks_get_a_process_for_each_thread(folder, monkeypatch, arch, threads, jobs):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
