@@ -1,34 +1,33 @@
-"""Regression: a table against its reference numbers, cell by cell, both ways.
+"""Regression: a table against its reference, cell by cell, both ways.
 
-Lower accuracy may be a worse model; higher robust accuracy may be a weaker attack. So a cell fails when it
-moves either way by more than its tolerance, and the message says which way. A cell without a number, a
-reference that the table lacks, another number of images, and another attack, recipe or set of validation images than
-the reference's fail too: a radius of 0.031 for 8/255 moves no number by more than noise. Against a paper's table
-nothing fails: other networks are bound to differ. What came out is told as text, JUnit XML, JSON or GitHub's workflow
-commands.
+Lower accuracy may be a worse model; higher robust accuracy may be a weaker attack. So a cell fails when it moves either
+way, and the message says which way: against reference numbers by more than their tolerance, against the records of
+another folder by more than chance, image by image. A cell without a number, one that only one side has, and
+another attack, recipe or set of validation images than the reference's fail too: a radius of 0.031 for 8/255
+moves no number by more than noise. Against a paper's table nothing fails: other networks are bound to differ.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from bench.config import UserError, choose
+from bench.compare import Robust
+from bench.config import UserError
+from bench.diff import ids
 from bench.files import write_text
-from bench.plan import Plan, digest
+from bench.outcome import Checked, CheckResult
+from bench.plan import Plan, digest, read_plan
 from bench.provenance import Provenance
 from bench.records import Results, read_eval, read_run
 from bench.report import against_paper
-from bench.tables import OK
+from bench.stats import LEVEL, Difference, compare, compare_apart, holm
+from bench.tables import OK, table, verdicts
 
 COLUMNS = [
     "table", "row", "column", "n", "accuracy_percent", "tolerance_percent", "seed_spread_percent",
@@ -36,38 +35,8 @@ COLUMNS = [
 ]  # fmt: skip
 LEAST_TOLERANCE = 2.0  # points: what another CPU or another release of the packages was allowed to move
 FALSE_ALARM = 0.001  # how often an equal training may fail the whole table
+_Verdicts = Mapping[tuple[str, str], Robust]
 _SLACK = 1e-4  # points: the reference file's last digit
-
-
-@dataclass(frozen=True)
-class Checked:
-    """A cell that was compared with its reference. words: what failed, or what there is to say."""
-
-    row: str
-    column: str
-    ok: bool
-    words: str = ""
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """A table that was compared with a reference: its cells, and a sentence on all of them."""
-
-    table: str
-    reference: str
-    cells: list[Checked]
-    summary: str
-
-    @property
-    def ok(self) -> bool:
-        """Whether no cell failed."""
-        return all(cell.ok for cell in self.cells)
-
-    @property
-    def lines(self) -> list[str]:
-        """One for every cell that there is something to say of, then the summary."""
-        told = [f"{self.table}: {cell.row} / {cell.column}: {cell.words}" for cell in self.cells if cell.words]
-        return [*told, f"{self.table}: {self.summary} ({self.reference})"]
 
 
 def reference_path(name: str) -> Path:
@@ -88,15 +57,39 @@ def check(plan: Plan, frame: pd.DataFrame, reference: Path) -> CheckResult:
     or broken.
     """
     known = _read(reference)
-    lines = {(line["row"], line["column"]): line | _made_with(plan, line) for line in frame.to_dict("records")}
+    lines = _lines(plan, frame)
     cells = []
     for (row, column), line in lines.items():
         problems = _problems(line, known.get((row, column)), is_attack=plan.budgets.get(column) != "no attack")
         cells.append(Checked(row, column, not problems, "; ".join(problems)))
     cells += [Checked(*key, ok=False, words="not in the table") for key in known if key not in lines]
-    failed = sum(not cell.ok for cell in cells)
-    verdict = f"{failed} failed" if failed else "all within tolerance"
-    return CheckResult(plan.name, str(reference), cells, f"{len(lines)} cells, {verdict}")
+    return CheckResult(
+        plan.name, str(reference), cells, f"{len(lines)} cells, {_failed(cells) or 'all within tolerance'}"
+    )
+
+
+def check_records(plan: Plan, results: Results, reference: Results) -> CheckResult:
+    """The table in `results` against the same table in another folder: a cell fails when p, corrected by Holm for
+    all cells, is below 0.05. Paired by image and by seed where both sides have the same images and as many seeds
+    (`stats.compare`), else by their intervals (`stats.compare_apart`). Raises UserError.
+    """
+    before = read_plan(reference, plan.name)
+    lines, known = _lines(plan, table(plan, results)), _lines(before, table(before, reference))
+    paired = _same_images(plan, before) and len(plan.seeds) == len(before.seeds)
+    changes = _changes(plan.seeds, verdicts(plan, results), verdicts(before, reference), paired)
+    cells = []
+    for (row, column), line in lines.items():
+        problems = _lacking(line, known.get((row, column)), reference.root) or [
+            *_moved(line, changes[row, column], is_attack=plan.budgets.get(column) != "no attack"),
+            *_made_otherwise(line, known[row, column]),
+        ]
+        cells.append(Checked(row, column, not problems, "; ".join(problems)))
+    cells += [Checked(*key, ok=False, words="not in the table") for key in known if key not in lines]
+    how = "image by image" if paired else "by their intervals, as images or seeds are others"
+    verdict = _failed(cells) or "none moved by more than chance"
+    flipped = sum(bool(change.flips) for change in changes.values())
+    flips = f"; images flipped in {flipped}" if flipped else ""
+    return CheckResult(plan.name, str(reference.root), cells, f"{len(lines)} cells compared {how}, {verdict}{flips}")
 
 
 def check_paper(plan: Plan, frame: pd.DataFrame, published: Path) -> CheckResult:
@@ -119,10 +112,21 @@ def check_paper(plan: Plan, frame: pd.DataFrame, published: Path) -> CheckResult
     return CheckResult(plan.name, str(published), cells, told if cells else nothing)
 
 
-def changes(plan: Plan, frame: pd.DataFrame, reference: Path) -> list[str]:
+def update(plan: Plan, results: Results, path: Path) -> list[str]:
+    """Today's numbers become the reference; returns what changes, cell by cell. Raises UserError when a cell has no
+    number or a record could not be made again.
+    """
+    frame = table(plan, results)
+    _refuse_incomplete(plan, frame)
+    _refuse_dirty(plan, results)
+    told = _what_changes(plan, frame, path)
+    return [*told, f"wrote {write_reference(plan, frame, path)}"]
+
+
+def _what_changes(plan: Plan, frame: pd.DataFrame, reference: Path) -> list[str]:
     """What `write_reference` would change, cell by cell. Raises UserError when the old reference is broken."""
     old = _read(reference) if reference.exists() else {}
-    new = {(line["row"], line["column"]): line | _made_with(plan, line) for line in frame.to_dict("records")}
+    new = _lines(plan, frame)
     lines = []
     for (row, column), line in new.items():
         known, now = old.get((row, column)), 100 * line["accuracy"]
@@ -138,7 +142,7 @@ def changes(plan: Plan, frame: pd.DataFrame, reference: Path) -> list[str]:
     return [*lines, f"{plan.name}: {len(lines)} of {len(new | old)} cells change"]
 
 
-def refuse_incomplete(plan: Plan, frame: pd.DataFrame) -> None:
+def _refuse_incomplete(plan: Plan, frame: pd.DataFrame) -> None:
     """Raises UserError when a cell of the table has no number."""
     bad = frame[frame["state"] != OK]
     if len(bad):
@@ -146,7 +150,7 @@ def refuse_incomplete(plan: Plan, frame: pd.DataFrame) -> None:
         raise UserError(f"{plan.name} has {why}: {bad['error'].iloc[0]}")
 
 
-def refuse_dirty(plan: Plan, results: Results) -> None:
+def _refuse_dirty(plan: Plan, results: Results) -> None:
     """Raises UserError when a record behind the table was made by code that is in no commit, or nobody knows which."""
     made: dict[str, Provenance] = {}
     for cell in plan.cells:
@@ -164,7 +168,7 @@ def refuse_dirty(plan: Plan, results: Results) -> None:
 
 def write_reference(plan: Plan, frame: pd.DataFrame, path: Path) -> Path:
     """Today's numbers as the reference, see `_tolerance`. Raises UserError when a cell has none."""
-    refuse_incomplete(plan, frame)
+    _refuse_incomplete(plan, frame)
     made_with = pd.DataFrame([_made_with(plan, line) for line in frame.to_dict("records")])
     lines = pd.DataFrame(
         {
@@ -180,6 +184,11 @@ def write_reference(plan: Plan, frame: pd.DataFrame, path: Path) -> Path:
     )
     lines = pd.concat([lines, made_with], axis=1)[COLUMNS]
     return write_text(path, lines.to_csv(index=False, float_format="%.4f"))
+
+
+def _lines(plan: Plan, frame: pd.DataFrame) -> dict[tuple[str, str], dict[str, Any]]:
+    """(row, column) -> a line of the table, and what its number stands for."""
+    return {(line["row"], line["column"]): line | _made_with(plan, line) for line in frame.to_dict("records")}
 
 
 def _made_with(plan: Plan, line: Mapping[str, Any]) -> dict[str, str]:
@@ -244,7 +253,7 @@ def _read(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def _problems(line: Mapping[str, Any], known: Mapping[str, Any] | None, is_attack: bool) -> list[str]:
-    """Why the cell fails: nothing, if it does not."""
+    """Why the cell fails its reference number: nothing, if it does not."""
     if line["state"] != OK:
         return [f"{line['state']}: {line['error']}"]
     if known is None:
@@ -254,75 +263,71 @@ def _problems(line: Mapping[str, Any], known: Mapping[str, Any] | None, is_attac
     moved = 100 * float(line["accuracy"]) - known["accuracy_percent"]
     if abs(moved) <= known["tolerance_percent"] + _SLACK:
         return _made_otherwise(line, known)
-    higher = "a weaker attack, or a better model" if is_attack else "a better model, or other data"
-    lower = "a worse model, or a stronger attack" if is_attack else "a worse model, or other data"
-    words = (
-        f"{moved:+.2f} points from {known['accuracy_percent']:.2f} % "
-        f"(tolerance {known['tolerance_percent']:.2f}): {higher if moved > 0 else lower}"
-    )
-    return [words, *_made_otherwise(line, known)]
+    words = f"{moved:+.2f} points from {known['accuracy_percent']:.2f} % (tolerance {known['tolerance_percent']:.2f})"
+    return [f"{words}: {_which_way(moved, is_attack)}", *_made_otherwise(line, known)]
 
 
-def tell(outcomes: Sequence[CheckResult], style: str) -> str:
-    """The outcomes in one of FORMATS. Raises UserError for another format."""
-    return FORMATS[choose(style, FORMATS, "format")](outcomes)
+def _which_way(moved: float, is_attack: bool) -> str:
+    """What a number that moved may mean."""
+    if moved > 0:
+        return "a weaker attack, or a better model" if is_attack else "a better model, or other data"
+    return "a worse model, or a stronger attack" if is_attack else "a worse model, or other data"
 
 
-def _text(outcomes: Sequence[CheckResult]) -> str:
-    return "\n".join(line for outcome in outcomes for line in outcome.lines)
+def _failed(cells: Sequence[Checked]) -> str:
+    failed = sum(not cell.ok for cell in cells)
+    return f"{failed} failed" if failed else ""
 
 
-def _json(outcomes: Sequence[CheckResult]) -> str:
-    """{"ok", "tables": [{"table", "reference", "summary", "ok", "cells": [{"row", "column", "ok", "words"}]}]}."""
-    tables = [asdict(outcome) | {"ok": outcome.ok} for outcome in outcomes]
-    return json.dumps({"ok": all(outcome.ok for outcome in outcomes), "tables": tables}, indent=1)
+class _Change(NamedTuple):
+    """A cell now and in another folder. p: corrected for all cells. flips: by network, in words; {} unless paired."""
+
+    moved: Difference
+    p: float
+    flips: Sequence[str]
 
 
-def _junit(outcomes: Sequence[CheckResult]) -> str:
-    """A test suite for each table, a test case for each cell."""
-    root = ElementTree.Element("testsuites")
-    for outcome in outcomes:
-        failed = str(sum(not cell.ok for cell in outcome.cells))
-        about = {"name": outcome.table, "tests": str(len(outcome.cells)), "failures": failed}
-        suite = ElementTree.SubElement(root, "testsuite", about)
-        for cell in outcome.cells:
-            name = {"classname": outcome.table, "name": _xml(f"{cell.row} / {cell.column}")}
-            case = ElementTree.SubElement(suite, "testcase", name)
-            if not cell.ok:
-                ElementTree.SubElement(case, "failure", {"message": _xml(cell.words)})
-            elif cell.words:
-                ElementTree.SubElement(case, "system-out").text = _xml(cell.words)
-    ElementTree.indent(root)
-    text: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
-    return text.decode()
+def _changes(seeds: Sequence[int], now: _Verdicts, then: _Verdicts, paired: bool) -> dict[tuple[str, str], _Change]:
+    """Every cell that has a number on both sides."""
+    both = [cell for cell in now if cell in then]
+    measure = compare if paired else compare_apart
+    moved = [measure(now[cell].robust, then[cell].robust) for cell in both]
+    p = holm([one.p for one in moved])
+    flips = [_flips(seeds, now[cell], then[cell]) if paired else [] for cell in both]
+    return {cell: _Change(*change) for cell, *change in zip(both, moved, p, flips, strict=True)}
 
 
-def _xml(text: str) -> str:
-    """Without the signs that XML cannot hold, escaped or not; an attack's error may contain any."""
-    return re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "?", text)
+def _same_images(plan: Plan, other: Plan) -> bool:
+    return plan.images_sha256 == other.images_sha256 and plan.images == other.images
 
 
-def _github(outcomes: Sequence[CheckResult]) -> str:
-    """Workflow commands, which GitHub shows as annotations of a run."""
-
-    def command(kind: str, title: str, words: str) -> str:
-        escaped = words.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-        title = title.replace("%", "%25").replace(":", "%3A").replace(",", "%2C")
-        return f"::{kind} title={title}::{escaped}"
-
-    lines = []
-    for outcome in outcomes:
-        for cell in outcome.cells:
-            if cell.words:
-                kind = "notice" if cell.ok else "error"
-                lines.append(command(kind, f"{outcome.table}: {cell.row} / {cell.column}", cell.words))
-        lines.append(command("notice" if outcome.ok else "error", outcome.table, outcome.summary))
-    return "\n".join(lines)
+def _lacking(line: Mapping[str, Any], known: Mapping[str, Any] | None, folder: Path) -> list[str]:
+    """Why a cell cannot be compared with that of another folder: nothing, if it can."""
+    if line["state"] != OK:
+        return [f"{line['state']}: {line['error']}"]
+    if known is None:
+        return [f"not in {folder}"]
+    return [f"{folder} has no number: {known['state']}: {known['error']}"] if known["state"] != OK else []
 
 
-FORMATS: dict[str, Callable[[Sequence[CheckResult]], str]] = {
-    "text": _text,
-    "junit": _junit,
-    "json": _json,
-    "github": _github,
-}
+def _moved(line: Mapping[str, Any], change: _Change, is_attack: bool) -> list[str]:
+    """How a cell moved by more than chance, and which images flipped: nothing, if it did not."""
+    value, low, high = (100 * share for share in change.moved[:3])
+    if change.p > 1 - LEVEL:
+        return []
+    return [
+        f"{value:+.2f} points [{low:+.2f}, {high:+.2f}] from {100 * line['accuracy'] - value:.2f} %, "
+        f"corrected p = {change.p:.2g}: {_which_way(value, is_attack)}",
+        *change.flips,
+    ]
+
+
+def _flips(seeds: Sequence[int], now: Robust, then: Robust) -> list[str]:
+    """The images that a network lost and won; in the mean of several columns those that went down and up."""
+    difference = now.robust.mean(2) - then.robust.mean(2)
+    return [
+        f"{kind} with seed {seed}: {ids(now.images[flipped].tolist())}"
+        for seed, one in zip(seeds, difference, strict=True)
+        for kind, flipped in (("lost", one < 0), ("won", one > 0))
+        if flipped.any()
+    ]

@@ -125,7 +125,8 @@ def report(
 @click.option(
     "--reference",
     type=click.Path(path_type=Path),
-    help="This file, not results/reference/TABLE.csv below the current folder.",
+    help="This file, not results/reference/TABLE.csv below the current folder; or a folder of results, whose records "
+    "the tables are then held to, image by image.",
 )
 @click.option("--paper", is_flag=True, help="Only tell how far the paper's numbers lie; exit code 0.")
 @click.option("--update", is_flag=True, help="Write today's numbers as the new reference, and tell what changes.")
@@ -138,31 +139,31 @@ def report(
 )
 @RESULTS
 def check(names: tuple[str, ...], reference: Path | None, paper: bool, update: bool, style: str, results: Path) -> int:
-    """Hold tables to their reference numbers; exit code 1 when one moved by more than its tolerance."""
-    from bench import check, records, tables
+    """Hold tables to their reference; exit code 1 when a number moved by more than its tolerance, or than chance."""
+    from bench import check, outcome, records, tables
 
     folder, outcomes = records.Results(results), []
     plans = _plans(folder, names)
-    if reference is not None and len(plans) > 1:
+    of_records = reference is not None and reference.is_dir()
+    if of_records and (paper or update):
+        raise UserError(f"{reference} is a folder; --paper and --update want a CSV file")
+    if reference is not None and not of_records and len(plans) > 1:
         raise UserError(f"--reference goes with one table, not with {', '.join(plan.name for plan in plans)}")
     if paper and update:
         raise UserError("--update writes our own numbers, and --paper holds them to others; give one of them")
     for plan in plans:
-        frame = tables.table(plan, folder)
-        if paper:
-            outcomes.append(check.check_paper(plan, frame, reference or check.paper_path(plan)))
-            continue
-        path = reference or check.reference_path(plan.name)
-        if update:
-            check.refuse_incomplete(plan, frame)
-            check.refuse_dirty(plan, folder)
-            click.echo("\n".join(check.changes(plan, frame, path)))
-            click.echo(f"wrote {check.write_reference(plan, frame, path)}")
+        path = reference or (check.paper_path(plan) if paper else check.reference_path(plan.name))
+        if of_records:
+            outcomes.append(check.check_records(plan, folder, records.Results(path)))
+        elif paper:
+            outcomes.append(check.check_paper(plan, tables.table(plan, folder), path))
+        elif update:
+            click.echo("\n".join(check.update(plan, folder, path)))
         else:
-            outcomes.append(check.check(plan, frame, path))
+            outcomes.append(check.check(plan, tables.table(plan, folder), path))
     if outcomes:
-        click.echo(check.tell(outcomes, style))
-    return 0 if all(outcome.ok for outcome in outcomes) else 1
+        click.echo(outcome.tell(outcomes, style))
+    return 0 if all(one.ok for one in outcomes) else 1
 
 
 @app.command()

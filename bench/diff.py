@@ -78,12 +78,13 @@ def _lines(one: Diff) -> list[str]:
         f"{moved:+.2f} points [{low:+.2f}, {high:+.2f}]; {len(one.lost)} lost, {len(one.won)} won, "
         f"McNemar p = {one.p:.2g}"
     )
-    return [head, *(f"  {kind}: {_ids(ids)}" for kind, ids in (("lost", one.lost), ("won", one.won)) if ids)]
+    return [head, *(f"  {kind}: {ids(flipped)}" for kind, flipped in (("lost", one.lost), ("won", one.won)) if flipped)]
 
 
-def _ids(ids: Sequence[int]) -> str:
-    more = f" and {len(ids) - SHOWN} more (all: --format json)" if len(ids) > SHOWN else ""
-    return ", ".join(map(str, ids[:SHOWN])) + more
+def ids(images: Sequence[int]) -> str:
+    """The first SHOWN numbers of images in words."""
+    more = f" and {len(images) - SHOWN} more (all: bench diff --format json)" if len(images) > SHOWN else ""
+    return ", ".join(map(str, images[:SHOWN])) + more
 
 
 def _at(path: Path) -> EvalRecord:

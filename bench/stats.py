@@ -6,7 +6,8 @@ load, and a report needs a few lines of it. docs/statistics.md measures how ofte
 
 from __future__ import annotations
 
-from math import exp, prod, sqrt
+from collections.abc import Callable
+from math import exp, hypot, log, prod, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtr, ndtri, stdtrit
 
 LEVEL = 0.95
+LEAST_P = 1e-12  # below it a p is not told apart from 0
 RESAMPLES = 2000  # of a bootstrap: the ends of an interval then move by a few hundredths of its width
 
 
@@ -114,12 +116,12 @@ def _half_width(parts: _Parts, alpha: float) -> float:
     return sqrt(t_seeds**2 * parts.from_seeds + t_images**2 * parts.from_images)
 
 
-def _crossed_p(mean: float, parts: _Parts) -> float:
-    """The alpha at which the interval around the mean just reaches 0, by bisection of its logarithm."""
-    low, high = -60.0, 0.0
+def _p_where(holds_zero: Callable[[float], bool]) -> float:
+    """The alpha from which on an interval of level 1 - alpha leaves 0 out, by bisection of its logarithm."""
+    low, high = log(LEAST_P), 0.0
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (middle, high) if _half_width(parts, exp(middle)) > abs(mean) else (low, middle)
+        low, high = (middle, high) if holds_zero(exp(middle)) else (low, middle)
     return exp(high)
 
 
@@ -151,6 +153,27 @@ def compare(first: ArrayLike, second: ArrayLike, level: float = LEVEL) -> Differ
     return Difference(value, max(-1.0, value - half), min(1.0, value + half), p)
 
 
+def compare_apart(first: ArrayLike, second: ArrayLike, level: float = LEVEL) -> Difference:
+    """first [S, n] or [S, n, k], second [T, m] or [T, m, k] bool: on other images, or with another number of seeds.
+
+    The distances from each mean to the end of its interval (`over_seeds`) add up in squares: Newcombe 1998, method 10,
+    https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8<873::AID-SIM779>3.0.CO;2-I. p is where that interval just
+    reaches 0. Where both are of the same images it is too wide, as these make both means easy or hard together.
+    """
+
+    def interval(level: float) -> tuple[float, float]:
+        a, b = over_seeds(first, level)[0], over_seeds(second, level)[0]
+        value = a.value - b.value
+        return value - hypot(a.value - a.low, b.high - b.value), value + hypot(a.high - a.value, b.value - b.low)
+
+    def holds_zero(alpha: float) -> bool:
+        low, high = interval(1 - alpha)
+        return low <= 0 <= high
+
+    value = float(np.asarray(first, dtype=bool).mean() - np.asarray(second, dtype=bool).mean())
+    return Difference(value, *interval(level), _p_where(holds_zero))
+
+
 def p_equal(first: ArrayLike, second: ArrayLike) -> float:
     """Two-sided p of "equally robust"; arguments as in `compare`.
 
@@ -167,7 +190,7 @@ def p_equal(first: ArrayLike, second: ArrayLike) -> float:
     parts = _parts(differences)
     if parts.from_seeds + parts.from_images == 0:
         return _flips(differences[0])
-    return _crossed_p(float(differences.mean()), parts)
+    return _p_where(lambda alpha: _half_width(parts, alpha) > abs(float(differences.mean())))
 
 
 def mcnemar(first: ArrayLike, second: ArrayLike) -> float:

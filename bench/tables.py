@@ -69,19 +69,7 @@ def table(plan: Plan, results: Results) -> pd.DataFrame:
     trust: that of the row, see `trust`. The last columns are of `compare.between_rows`, NaN or None where there is
     nothing to compare. Raises UserError for a broken record.
     """
-    lines, cells = [], {}
-    for row in plan.rows:  # one at a time: a table's records may not fit into memory together
-        found: dict[str, list[Found]] = {}
-        for cell in plan.cells:
-            if cell.row == row:
-                found.setdefault(cell.column, []).append(find(plan, cell, results))
-        told = {"trust": trust(plan, row, results)}
-        for column in plan.columns:
-            line, robust = _line(plan, row, column, {one: found[one] for one in plan.attacked(column)})
-            lines.append(line | told)
-            if robust is not None:
-                cells[row, column] = robust
-    _check_images(cells)
+    lines, cells = _lines_and_verdicts(plan, results)
     compared = between_rows(plan.rows, plan.columns, cells, plan.baseline)
     lines = [line | compared.get((line["row"], line["column"]), {}) for line in lines]
     frame = pd.DataFrame(lines, columns=COLUMNS)
@@ -90,6 +78,13 @@ def table(plan: Plan, results: Results) -> pd.DataFrame:
     for name in ("error", "broken_by", "health", "trust", "best"):
         frame[name] = pd.Series([line.get(name) for line in lines], dtype=object)  # None stays None
     return frame
+
+
+def verdicts(plan: Plan, results: Results) -> dict[tuple[str, str], Robust]:
+    """(row, column) -> the verdicts behind each number of `table`; a cell without a number has none. Raises UserError
+    for a broken record.
+    """
+    return _lines_and_verdicts(plan, results)[1]
 
 
 def find(plan: Plan, cell: Cell, results: Results) -> Found:
@@ -190,6 +185,25 @@ def _check_images(cells: Mapping[tuple[str, str], Robust]) -> None:
     for (row, column), robust in cells.items():
         if not np.array_equal(robust.images, next(iter(cells.values())).images):
             raise UserError(f"{row} / {column} is of other images than the cells before it; run the table again")
+
+
+def _lines_and_verdicts(plan: Plan, results: Results) -> tuple[list[dict[str, Any]], dict[tuple[str, str], Robust]]:
+    """The cells in the plan's order, not yet compared with each other."""
+    lines: list[dict[str, Any]] = []
+    cells: dict[tuple[str, str], Robust] = {}
+    for row in plan.rows:  # one at a time: a table's records may not fit into memory together
+        found: dict[str, list[Found]] = {}
+        for cell in plan.cells:
+            if cell.row == row:
+                found.setdefault(cell.column, []).append(find(plan, cell, results))
+        told = {"trust": trust(plan, row, results)}
+        for column in plan.columns:
+            line, robust = _line(plan, row, column, {one: found[one] for one in plan.attacked(column)})
+            lines.append(line | told)
+            if robust is not None:
+                cells[row, column] = robust
+    _check_images(cells)
+    return lines, cells
 
 
 def _line(

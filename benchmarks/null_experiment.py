@@ -31,7 +31,7 @@ from bench.data import load
 from bench.plan import read_plan
 from bench.progress import Progress
 from bench.records import Results
-from bench.stats import compare, mcnemar, over_seeds, p_equal, wilson
+from bench.stats import compare, compare_apart, mcnemar, over_seeds, p_equal, wilson
 from bench.tables import find
 from bench.train import Training
 
@@ -60,6 +60,7 @@ def main() -> None:
         tables_of_equals(rng, given.trials // 10)
         intervals(rng, given.trials)
         gaps(rng, given.pairs)
+        nothing_to_find_apart(np.random.default_rng(1), given.trials)
     if given.train:
         trained(rng, given.train, given.pairs)
     if given.results:
@@ -113,6 +114,25 @@ def nothing_to_find(rng: Random, trials: int) -> None:
         first, second = verdicts(rng, n, 0.0, 1, 1, 0.01)
         wrong += p_equal(first, second) <= LEVEL
     print(f"| one seed, taken for its method; seeds differ by sd 1 point | {n} | {share(wrong, trials)} | |\n")
+
+
+def nothing_to_find_apart(rng: Random, trials: int) -> None:
+    """Pairs of equals on other images, or with other numbers of seeds on the same images."""
+    print(f"**Nothing to find, not paired**, n = 1000, {trials} pairs each\n")
+    print("| verdicts | p at most 0.05 | interval of the difference holds 0 |\n|---|---|---|")
+    for words, other_images, first_seeds, second_seeds, spread in (
+        ("other images, one seed each", True, 1, 1, 0.0),
+        ("other images, 3 seeds each, seeds differ by sd 1 point", True, 3, 3, 0.01),
+        ("same images, 3 and 5 seeds, seeds differ by sd 1 point", False, 3, 5, 0.01),
+    ):
+        found = []
+        for _ in range(trials):
+            first, second = verdicts(rng, 1000, 0.0, 5, 1, spread)
+            second = verdicts(rng, 1000, 0.0, 5, 1, spread)[1] if other_images else second
+            found.append(compare_apart(first[:first_seeds], second[:second_seeds]))
+        wrong, held = sum(one.p <= LEVEL for one in found), sum(one.low <= 0 <= one.high for one in found)
+        print(f"| {words} | {share(wrong, trials)} | {share(held, trials)} |", flush=True)
+    print()
 
 
 def tables_of_equals(rng: Random, trials: int) -> None:

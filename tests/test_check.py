@@ -13,11 +13,12 @@ import pytest
 import scipy.stats
 from hand_made import MADE_BY, fill, plan_2x2, run_record
 
-from bench.check import Checked, CheckResult, check, check_paper, reference_path, tell, write_reference
+from bench.check import check, check_paper, check_records, reference_path, write_reference
 from bench.cli import main
 from bench.config import UserError
+from bench.outcome import Checked, CheckResult, tell
 from bench.plan import Plan, write_plan
-from bench.records import Results, write_run
+from bench.records import Results, read_eval, write_eval, write_run
 from bench.tables import table
 
 ALL = {("AT", "Clean"): [1] * 400, ("AT", "C&W"): [1] * 200 + [0] * 200}
@@ -288,3 +289,99 @@ def test_every_format_tells_a_failure_and_exits_with_1(style: str, folder: Path,
 def test_a_paper_without_a_fitting_cell_is_a_table_of_none(frame: pd.DataFrame, tmp_path: Path):
     (tmp_path / "p.csv").write_text(PUBLISHED.format(50.0).replace("AT", "RST"))
     assert check_paper(PLAN, frame, tmp_path / "p.csv").cells == []
+
+
+def held_to(folder: Path, verdicts: dict, plan: Plan = PLAN, before: Plan = PLAN) -> CheckResult:
+    """The verdicts, as the results of `plan`, held to the records of ALL, as those of `before`."""
+    now, then = Results(folder / "now"), Results(folder / "then")
+    fill(plan, now, verdicts)
+    fill(before, then, ALL)
+    write_plan(then, before)
+    return check_records(plan, now, then)
+
+
+def test_records_are_held_image_by_image(tmp_path: Path):
+    """5 images of 400 lost are inside any tolerance, and of 5 flips that all go one way p is 2 / 2^5: chance. 20 are
+    not: p is 2 / 2^20, times 4 cells.
+    """
+    few = held_to(tmp_path / "few", ALL | {("AT", "C&W"): [1] * 195 + [0] * 205})
+    assert few.ok and few.lines == [
+        "tiny-dots: 4 cells compared image by image, none moved by more than chance; images flipped in 1 "
+        f"({tmp_path}/few/then)"
+    ]
+    many = held_to(tmp_path / "many", ALL | {("AT", "C&W"): [0] * 19 + [1] * 180 + [0] * 201})
+    assert not many.ok and len(many.lines) == 2
+    assert "AT / C&W: -5.00 points [" in many.lines[0] and "] from 50.00 %, corrected p = 7.6e-06: " in many.lines[0]
+    assert "a worse model, or a stronger attack; lost with seed 0: 0, 1, 2," in many.lines[0]
+    assert ", 18, 199" in many.lines[0] and "won" not in many.lines[0]
+    better = held_to(tmp_path / "better", ALL | {("AT", "C&W"): [1] * 225 + [0] * 175})
+    assert "a weaker attack, or a better model; won with seed 0: 200," in better.lines[0]
+    assert "219 and 5 more (all: bench diff --format json)" in better.lines[0]
+
+
+def test_what_flipped_both_ways_is_told_by_network(tmp_path: Path):
+    plan = plan_2x2(images=400, seeds=(3, 8))
+    swapped = ALL | {("AT", "C&W"): [0] * 200 + [1] * 200}
+    outcome = held_to(tmp_path, swapped, plan, plan)
+    assert outcome.ok, "as many lost as won"
+    worse = held_to(tmp_path / "worse", ALL | {("AT", "C&W"): [0] * 100 + [1] * 100 + [0] * 199 + [1]}, plan, plan)
+    assert re.search(r"lost with seed 3: 0, .*won with seed 3: 399; lost with seed 8: 0, .*seed 8: 399", worse.lines[0])
+
+
+def test_records_of_other_images_are_held_by_their_intervals(tmp_path: Path):
+    """100 / 400 - 200 / 400: the ends are Newcombe's, by hand from the two Wilson intervals."""
+    before = plan_2x2(images=400, images_sha256="others")
+    now, then = Results(tmp_path / "now"), Results(tmp_path / "then")
+    fill(PLAN, now, ALL | {("AT", "C&W"): [1] * 100 + [0] * 300})
+    fill_others(before, then)
+    outcome = check_records(PLAN, now, then)
+    assert "compared by their intervals, as images or seeds are others, 1 failed" in outcome.summary
+    assert "AT / C&W: -25.00 points [-31.30, -18.39] from 50.00 %" in outcome.lines[0]
+    assert "seed" not in outcome.lines[0], "no image has a partner that it could have flipped from"
+
+
+def fill_others(plan: Plan, results: Results) -> None:
+    """As `fill` with ALL, of the images of `plan`."""
+    fill(plan, results, ALL)
+    for cell in plan.cells:
+        record = read_eval(results, cell.run_id, cell.eval_id)
+        write_eval(results, replace(record, images_sha256=plan.images_sha256))
+    write_plan(results, plan)
+
+
+def test_another_radius_fails_against_records_too(tmp_path: Path):
+    plan = plan_2x2(images=400, eps=0.031)
+    outcome = held_to(tmp_path, ALL, plan)
+    assert [cell.ok for cell in outcome.cells] == [True, False, True, False]
+    assert "attacked with Linf 0.031" in outcome.lines[0]
+
+
+def test_a_cell_that_only_one_folder_has_fails(tmp_path: Path):
+    without = {key: value for key, value in ALL.items() if key != ("AT", "C&W")}
+    assert "AT / C&W: missing: " in held_to(tmp_path / "a", without).lines[0]
+    now, then = Results(tmp_path / "now"), Results(tmp_path / "then")
+    fill(PLAN, now, ALL)
+    fill(PLAN, then, without)
+    write_plan(then, PLAN)
+    assert "then has no number: missing: " in check_records(PLAN, now, then).lines[0]
+    write_plan(then, replace(PLAN, rows=PLAN.rows[:1], cells=[cell for cell in PLAN.cells if cell.row == "AT"]))
+    assert f"MAT_h2 / Clean: not in {tmp_path}/then" in check_records(PLAN, now, then).lines[1]
+    fewer = replace(PLAN, rows=PLAN.rows[:1], cells=[cell for cell in PLAN.cells if cell.row == "AT"])
+    fill(PLAN, then, ALL)
+    write_plan(then, PLAN)
+    assert "MAT_h2 / C&W: not in the table" in check_records(fewer, now, then).lines[1]
+
+
+def test_a_folder_of_results_is_a_reference(folder: Path, capsys: pytest.CaptureFixture[str]):
+    then = Results(folder / "then")
+    fill(PLAN, then, ALL | {("AT", "C&W"): [1] * 230 + [0] * 170})
+    code, _, err = bench(capsys, "check", "tiny", "--reference", then.root)
+    assert code == 2 and "tiny" in err and "then" in err
+    write_plan(then, PLAN)
+    code, out, _ = bench(capsys, "check", "tiny", "--reference", then.root)
+    assert code == 1 and "AT / C&W: -7.50 points" in out and "4 cells compared image by image, 1 failed" in out
+    code, out, _ = bench(capsys, "check", "--reference", "results", "--format", "json")
+    assert code == 0 and json.loads(out)["ok"]
+    for option in ("--paper", "--update"):
+        code, _, err = bench(capsys, "check", "tiny", "--reference", then.root, option)
+        assert code == 2 and "is a folder; --paper and --update want a CSV file" in err

@@ -15,7 +15,7 @@ from bench.compare import Robust, between_rows
 from bench.config import UserError, build
 from bench.records import Results, write_eval
 from bench.spec import Column, Row, TableSpec
-from bench.stats import compare, holm, mcnemar, p_equal, widest, wilson
+from bench.stats import compare, compare_apart, holm, mcnemar, p_equal, widest, wilson
 from bench.tables import table
 
 ROWS = [Row("AT", "at"), Row("MAT_h1", "mat"), Row("MAT_h2", "mat", member=1)]
@@ -94,6 +94,28 @@ def test_where_nothing_varies_the_images_decide():
 def test_verdicts_of_different_images_are_not_compared(shapes: tuple[tuple[int, ...], tuple[int, ...]]):
     with pytest.raises(ValueError, match="not the same images"):
         compare(*(np.ones(shape) for shape in shapes))
+
+
+def test_apart_is_newcombes_interval():
+    """56 of 70 against 48 of 80: Newcombe 1998, table II, example (a), method 10."""
+    found = compare_apart([[1] * 56 + [0] * 14], [[1] * 48 + [0] * 32])
+    assert found.value == pytest.approx(0.2)
+    assert (found.low, found.high) == (pytest.approx(0.0524, abs=5e-5), pytest.approx(0.3339, abs=5e-5))
+
+
+def test_the_p_of_apart_is_where_its_interval_reaches_0():
+    first, second = [[1] * 56 + [0] * 14], [[1] * 48 + [0] * 32]
+    p = compare_apart(first, second).p
+    assert compare_apart(first, second, level=1 - p).low == pytest.approx(0, abs=1e-6)
+    assert compare_apart(first, first).p == pytest.approx(1) and compare_apart(second, first).p == pytest.approx(p)
+    assert compare_apart([[1] * 1000], [[0] * 500]).p < 1e-11
+
+
+def test_apart_takes_other_numbers_of_seeds_and_knows_that_seeds_differ():
+    alike, apart = [[1, 1, 0, 0] * 50] * 3, [[1] * 160 + [0] * 40, [1] * 40 + [0] * 160, [1, 0] * 100]
+    narrow, wide = compare_apart(alike, alike[:2]), compare_apart(apart, alike[:2])
+    assert narrow.value == wide.value == 0
+    assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
 
 
 def test_holm_by_hand():
