@@ -261,14 +261,20 @@ def verify(name: str, images: int, whole: bool, results: Path, **given: Any) -> 
     from bench.records import Results
 
     folder, wrong = Results(results), 0
-    try:
-        for run_id, eval_id in verify.records_of(name, folder):
+    refused: dict[str, int] = {}
+    for run_id, eval_id in verify.records_of(name, folder):
+        try:
             found = verify.verify(folder, run_id, eval_id, images=None if whole else images, **given)
+        except AttackError as error:
+            refused[f"not verified: {error}"] = 1
+        except UserError as error:  # the others may still be replayed
+            refused[str(error)] = 2
+        else:
             click.echo("\n".join(found.lines))
             wrong += len(found.mismatches)
-    except AttackError as error:
-        return _complain(f"not verified: {error}", code=1)
-    return 1 if wrong else 0
+    for sentence, code in refused.items():
+        _complain(sentence, code)
+    return 1 if wrong else min(refused.values(), default=0)
 
 
 @app.command("list")

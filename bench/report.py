@@ -56,17 +56,17 @@ def against_paper(plan: Plan, frame: pd.DataFrame, reference: Path) -> pd.DataFr
     reference: CSV with dataset, arch, method, column, accuracy_percent (and table). Columns: row, column,
     paper_percent, ours_percent, low_percent, high_percent, distance_points (ours - paper), inside (the
     paper's value is in our interval). Empty where data set or architecture differ. Raises UserError when
-    the file is missing.
+    the file is missing or of another form.
     """
-    try:
-        published = pd.read_csv(reference, dtype={"table": str})
-    except OSError as error:
-        raise UserError(f"{reference}: the published values cannot be read ({error.strerror})") from error
+    published = _published(reference)
     fits = (published["dataset"] == plan.dataset) & (published["arch"] == plan.arch)
     number = plan.reference.partition(":")[2]
     if number and "table" in published:
         fits &= published["table"] == number
     paper = published[fits].set_index(["method", "column"])["accuracy_percent"]
+    if not paper.index.is_unique:
+        twice = " / ".join(paper.index[paper.index.duplicated()][0])
+        raise UserError(f"{reference}: {twice} is there twice for {plan.dataset} with {plan.arch}")
     lines = []
     for line in frame[frame["state"] == OK].to_dict("records"):
         key = (line["row"], plan.published.get(line["column"]))
@@ -74,6 +74,22 @@ def against_paper(plan: Plan, frame: pd.DataFrame, reference: Path) -> pd.DataFr
             lines.append({"row": line["row"], "column": line["column"]} | _distance(float(paper[key]), line))
     columns = ["paper_percent", "ours_percent", "low_percent", "high_percent", "distance_points", "inside"]
     return pd.DataFrame(lines, columns=["row", "column", *columns])
+
+
+def _published(path: Path) -> pd.DataFrame:
+    """Raises UserError."""
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        frame["accuracy_percent"] = pd.to_numeric(frame["accuracy_percent"])
+        wanted = frame[["dataset", "arch", "method", "column", "accuracy_percent"]]
+    except OSError as error:
+        raise UserError(f"{path}: the published values cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError) as error:
+        columns = "dataset, arch, method, column and accuracy_percent"
+        raise UserError(f"{path}: is no table of published values, a CSV with {columns} ({error})") from error
+    if not wanted["accuracy_percent"].between(0, 100).all():
+        raise UserError(f"{path}: an accuracy_percent is no number in 0..100")
+    return frame
 
 
 def _distance(paper: float, line: dict[Any, Any]) -> dict[str, object]:

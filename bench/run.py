@@ -135,7 +135,7 @@ class TableRun:
             variant=("-fast" if options.fast else "") + ("-last" if options.last else ""),
         )
 
-        self.words.append(foresight(self.plan.images))
+        self.words.append(foresight(self.plan.images, len(self.plan.seeds)))
 
     def describe(self, jobs: int = 1) -> list[str]:
         """What there is to do, cell by cell, without doing it. jobs: processes that would do it."""

@@ -106,6 +106,12 @@ def _parts(values: NDArray[np.float64]) -> _Parts:
     return _Parts(from_seeds, from_images, seeds - 1, max(n - 1, 1))
 
 
+def _difference_parts(differences: NDArray[np.float64]) -> _Parts:
+    """As if one image at least were told apart: that all of n agree in every seed is no certainty that all do."""
+    parts = _parts(differences)
+    return parts._replace(from_images=max(parts.from_images, 1 / differences.shape[1] ** 2))
+
+
 def _half_width(parts: _Parts, alpha: float) -> float:
     """Half of the interval that misses with a chance of at most alpha: Banerjee 1961, Sankhya A 23, 359-378.
 
@@ -131,10 +137,16 @@ def widest(n: int, level: float = LEVEL) -> float:
     return high - low
 
 
-def foresight(n: int) -> str:
-    """What can be said of n images before any is attacked."""
+def foresight(n: int, seeds: int = 1) -> str:
+    """What can be said of n images and so many seeds before any is attacked."""
+    level, widest_width = f"{100 * LEVEL:.0f} %", 100 * widest(n)
+    told = f"n = {n} images: a {level} interval over images will be at most {widest_width:.1f} points wide"
+    if seeds == 1:
+        return told
+    parts = _Parts(0.01**2 / seeds, 0.25 / n, seeds - 1, max(n - 1, 1))
     return (
-        f"n = {n} images: a {100 * LEVEL:.0f} % interval over images will be at most {100 * widest(n):.1f} points wide"
+        f"{told}; over {seeds} seeds and images up to {200 * _half_width(parts, 1 - LEVEL):.1f} where seeds differ by "
+        "an sd of 1 point"
     )
 
 
@@ -149,7 +161,7 @@ def compare(first: ArrayLike, second: ArrayLike, level: float = LEVEL) -> Differ
     value, p = float(differences.mean()), p_equal(first, second)
     if len(differences) == 1:
         return Difference(value, *_bootstrap(differences[0], level), p)
-    half = _half_width(_parts(differences), 1 - level)
+    half = _half_width(_difference_parts(differences), 1 - level)
     return Difference(value, max(-1.0, value - half), min(1.0, value + half), p)
 
 
@@ -187,9 +199,9 @@ def p_equal(first: ArrayLike, second: ArrayLike) -> float:
     differences = _differences(first, second)
     if len(differences) == 1:
         return _flips(differences[0])
-    parts = _parts(differences)
-    if parts.from_seeds + parts.from_images == 0:
+    if (differences == differences[0, 0]).all():
         return _flips(differences[0])
+    parts = _difference_parts(differences)
     return _p_where(lambda alpha: _half_width(parts, alpha) > abs(float(differences.mean())))
 
 

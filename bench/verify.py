@@ -1,7 +1,8 @@
 """Verdicts replayed: adversarial images made again from a record alone and judged in float64, one image at a time.
 
 Noise belongs to the image, so any image can be made again without the others. What is held to the record: its id (which
-hashes attack, version, settings, images and seed), the box, the distance, the threat model, and both predictions.
+hashes attack, version, settings, images and seed), the radius, the box, the distance, the threat model, the label, and
+both predictions.
 
 A float32 prediction may honestly differ from a float64 one where two logits are nearly equal, and float32 rounding,
 which depends on which images share a batch, may send an attack another way. So an image that disagrees is "within
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks import ATTACKS
-from attacks.contract import Attack, in_box, inside
+from attacks.contract import Attack, ThreatModel, in_box, inside
 from attacks.norms import distance
 from attacks.target import Precision
 from bench import adversarial, data, plan, registry
@@ -34,7 +35,7 @@ from bench.device import choose_device
 from bench.evaluate import DISTANCES, Verdicts, craft, evaluate
 from bench.records import EvalRecord, Results, list_runs, read_eval
 from bench.spec import CLEAN
-from bench.union import evaluate_union
+from bench.union import common_threat, evaluate_union
 
 ROUNDING = 1e-4  # of the largest logit, or of 1 where all are smaller
 CLOSE = 1e-6  # distances of the same image, summed in another order, relative to the distance or to 1
@@ -123,6 +124,8 @@ class _Replay:
         """places: rows of the record's table."""
         what = f"{self.record.eval_id} of {self.record.run_id}"
         kept = adversarial.read(self.results, self.record)
+        _ = self.precision  # its id first: it says more of what is wrong
+        self._check_threat()
         ids, table = self.images.ids.tolist(), self.record.images
         if set(kept) != (set(table["image"][adversarial.fooled(table)]) if kept else set()):
             return Verified(what, len(places), len(table), 0, mismatches=["the images kept are not those that fool"])
@@ -141,6 +144,18 @@ class _Replay:
             else:
                 mismatches.append(f"image {ids[place]}: {words}")
         return Verified(what, len(places), len(table), len(places) - len(again), rounding, mismatches)
+
+    def _check_threat(self) -> None:
+        """Raises UserError where the radius that decided the record's verdicts is not that of its attack."""
+        record, threat = self.record, ThreatModel("own", 0)
+        if record.attack != CLEAN:
+            threat = common_threat(self.attacks)
+        norm = "none" if record.attack == CLEAN else threat.norm
+        if (record.norm, record.eps) != (norm, threat.eps):
+            raise UserError(
+                f"{record.eval_id} of {record.run_id} is judged within {record.norm} {record.eps:g}, and its attack is "
+                f"one within {norm} {threat.eps:g}; run it again"
+            )
 
     @cached_property
     def images(self) -> Images:
@@ -246,6 +261,9 @@ class _Replay:
         x, made = (image[None].to(self.device).double() for image in (self.images.x[place], x_adv))
         if not bool(in_box(made)):
             return "the adversarial image leaves [0, 1]", False
+        label = int(self.images.y[place])
+        if int(row["label"]) != label:
+            return f"the image is of class {label}, the record says {int(row['label'])}", False
         found = []
         for kind, image in (("clean", x), ("adversarial", made)):
             with torch.no_grad():

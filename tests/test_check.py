@@ -62,12 +62,15 @@ def test_with_seeds_the_tolerance_is_the_prediction_interval_of_one_more(tmp_pat
     """The spread is pooled over the rows of a column; 2 rows x (3 - 1) degrees of freedom, 4 cells."""
     plan, results = plan_2x2(seeds=(0, 1, 2), images=400), Results(tmp_path / "results")
     fill(plan, results, ALL)
-    seeds = table(plan, results).assign(seed_spread=[0.003, 0.02, 0.004, 0.04])
+    seeds = table(plan, results).assign(seed_spread=[0.003, 0.01, 0.004, 0.02])
     tolerance = pd.read_csv(write_reference(plan, seeds, tmp_path / "r.csv"))["tolerance_percent"].tolist()
     t = scipy.stats.t(4).ppf(1 - 0.001 / 2 / 4)
-    clean, attacked = ((a**2 + b**2) / 2 for a, b in ((0.3, 0.4), (2, 4)))
+    clean, attacked = ((a**2 + b**2) / 2 for a, b in ((0.3, 0.4), (1, 2)))
     assert tolerance[0] == tolerance[2] == pytest.approx(t * (clean * 4 / 3) ** 0.5, abs=1e-3)
     assert tolerance[1] == tolerance[3] == pytest.approx(t * (attacked * 4 / 3) ** 0.5, abs=1e-3)
+    with pytest.raises(UserError, match=r"with 3 seeds of 2 rows an equal training may lie 45 points off"):
+        write_reference(plan, seeds.assign(seed_spread=2 * seeds["seed_spread"]), tmp_path / "wide.csv")
+    assert not (tmp_path / "wide.csv").exists()
 
 
 def filled(plan: Plan, folder: Path) -> pd.DataFrame:
@@ -224,6 +227,10 @@ def test_an_update_tells_what_changes(folder: Path, capsys: pytest.CaptureFixtur
     assert "+ MAT_h2 / C&W: 60.00 %" in out and "- Gone / C&W: 50.00 %" in out and "5 of 5 cells change" in out
     assert bench(capsys, "check", "tiny")[0] == 0
     assert "0 of 4 cells change" in bench(capsys, "check", "tiny", "--update")[1]
+    known = pd.read_csv(path, dtype=str)
+    known.assign(tolerance_percent="50", provenance="others").to_csv(path, index=False)
+    out = bench(capsys, "check", "tiny", "--update")[1]
+    assert "! AT / Clean: tolerance 50.00 -> 2.00 points; of other networks" in out and "4 of 4 cells change" in out
 
 
 def test_an_update_from_uncommitted_code_or_with_holes_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]):
@@ -286,6 +293,27 @@ def test_every_format_tells_a_failure_and_exits_with_1(style: str, folder: Path,
         tell(OUTCOMES, "jsn")
 
 
+BROKEN = {
+    "empty": "", "another form": "a,b\n1,2\n", "no number": PUBLISHED.format("high"), "beyond": PUBLISHED.format(101),
+    "twice": PUBLISHED.format(50) + PUBLISHED.format(60).splitlines()[1] + "\n", "binary": "\0\x7f\n\1,\2\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", BROKEN.values(), ids=BROKEN)
+def test_a_broken_table_of_a_paper_is_a_sentence(folder: Path, text: str, capsys: pytest.CaptureFixture[str]):
+    (folder / "p.csv").write_text(text)
+    code, out, err = bench(capsys, "check", "tiny", "--paper", "--reference", folder / "p.csv")
+    assert code == 2 and not out and "p.csv" in err and len(err.splitlines()) == 1
+
+
+def test_names_and_hashes_that_look_like_numbers_stay_text(frame: pd.DataFrame, tmp_path: Path):
+    """A row named NA, and hashes that are all digits or like 12e4."""
+    plan = replace(PLAN, rows=["NA", "MAT_h2"], validation_sha256="000123456789")
+    plan = replace(plan, cells=[replace(c, row="NA") if c.row == "AT" else c for c in PLAN.cells])
+    lines = frame.assign(row=frame["row"].replace("AT", "NA"))
+    assert failures(lines, write_reference(plan, lines, tmp_path / "odd.csv"), plan) == []
+
+
 def test_a_paper_without_a_fitting_cell_is_a_table_of_none(frame: pd.DataFrame, tmp_path: Path):
     (tmp_path / "p.csv").write_text(PUBLISHED.format(50.0).replace("AT", "RST"))
     assert check_paper(PLAN, frame, tmp_path / "p.csv").cells == []
@@ -306,16 +334,17 @@ def test_records_are_held_image_by_image(tmp_path: Path):
     """
     few = held_to(tmp_path / "few", ALL | {("AT", "C&W"): [1] * 195 + [0] * 205})
     assert few.ok and few.lines == [
-        "tiny-dots: 4 cells compared image by image, none moved by more than chance; images flipped in 1 "
-        f"({tmp_path}/few/then)"
+        "tiny-dots: AT / C&W: -1.25 points [-2.50, -0.25] from 50.00 %, corrected p = 0.25; "
+        "lost with seed 0: 195, 196, 197, 198, 199",
+        f"tiny-dots: 4 cells compared image by image, none moved by more than chance ({tmp_path}/few/then)",
     ]
     many = held_to(tmp_path / "many", ALL | {("AT", "C&W"): [0] * 19 + [1] * 180 + [0] * 201})
     assert not many.ok and len(many.lines) == 2
-    assert "AT / C&W: -5.00 points [" in many.lines[0] and "] from 50.00 %, corrected p = 7.6e-06: " in many.lines[0]
-    assert "a worse model, or a stronger attack; lost with seed 0: 0, 1, 2," in many.lines[0]
+    assert "AT / C&W: a worse model, or a stronger attack; -5.00 points [" in many.lines[0]
+    assert "] from 50.00 %, corrected p = 7.6e-06; lost with seed 0: 0, 1, 2," in many.lines[0]
     assert ", 18, 199" in many.lines[0] and "won" not in many.lines[0]
     better = held_to(tmp_path / "better", ALL | {("AT", "C&W"): [1] * 225 + [0] * 175})
-    assert "a weaker attack, or a better model; won with seed 0: 200," in better.lines[0]
+    assert "AT / C&W: a weaker attack, or a better model; +6.25 points" in better.lines[0]
     assert "219 and 5 more (all: bench diff --format json)" in better.lines[0]
 
 
@@ -336,8 +365,15 @@ def test_records_of_other_images_are_held_by_their_intervals(tmp_path: Path):
     fill_others(before, then)
     outcome = check_records(PLAN, now, then)
     assert "compared by their intervals, as images or seeds are others, 1 failed" in outcome.summary
-    assert "AT / C&W: -25.00 points [-31.30, -18.39] from 50.00 %" in outcome.lines[0]
+    assert "model, or a stronger attack; -25.00 points [-31.30, -18.39] from 50.00 %" in outcome.lines[0]
     assert "seed" not in outcome.lines[0], "no image has a partner that it could have flipped from"
+
+
+def test_other_seeds_are_no_pairs(tmp_path: Path):
+    """Networks of two seeds differ, rightly: 20 images that only one of two networks is right on are chance here."""
+    before = plan_2x2(images=400, seeds=(1,))
+    outcome = held_to(tmp_path, ALL | {("AT", "C&W"): [1] * 180 + [0] * 220}, PLAN, before)
+    assert outcome.ok and "by their intervals, as images or seeds are others, none moved" in outcome.lines[0]
 
 
 def fill_others(plan: Plan, results: Results) -> None:
@@ -379,7 +415,7 @@ def test_a_folder_of_results_is_a_reference(folder: Path, capsys: pytest.Capture
     assert code == 2 and "tiny" in err and "then" in err
     write_plan(then, PLAN)
     code, out, _ = bench(capsys, "check", "tiny", "--reference", then.root)
-    assert code == 1 and "AT / C&W: -7.50 points" in out and "4 cells compared image by image, 1 failed" in out
+    assert code == 1 and "stronger attack; -7.50 points" in out and "4 cells compared image by image, 1 failed" in out
     code, out, _ = bench(capsys, "check", "--reference", "results", "--format", "json")
     assert code == 0 and json.loads(out)["ok"]
     for option in ("--paper", "--update"):

@@ -15,7 +15,7 @@ from bench.compare import Robust, between_rows
 from bench.config import UserError, build
 from bench.records import Results, write_eval
 from bench.spec import Column, Row, TableSpec
-from bench.stats import compare, compare_apart, holm, mcnemar, p_equal, widest, wilson
+from bench.stats import compare, compare_apart, foresight, holm, mcnemar, p_equal, widest, wilson
 from bench.tables import table
 
 ROWS = [Row("AT", "at"), Row("MAT_h1", "mat"), Row("MAT_h2", "mat", member=1)]
@@ -58,7 +58,7 @@ def test_several_seeds_by_hand():
 
     # the differences of four images are 1, 0, 0, 0 and 1, 1, 0, 0: means 1/4 and 1/2; of the images 1, 1/2, 0, 0
     first, second = np.array([[1, 0, 0, 0], [1, 1, 0, 0]]), np.zeros((2, 4))
-    from_seeds, from_images = (1 / 32) / 2, (11 / 16) / 3 / 4
+    from_seeds, from_images = (1 / 32) / 2, max((11 / 16) / 3 / 4, 1 / 16)  # not below one image of four
     found = compare(first, second, level=0.5)
 
     def half(alpha: float) -> float:
@@ -124,6 +124,12 @@ def test_holm_by_hand():
     assert holm([0.9, 0.8]).tolist() == [1.0, 1.0] and holm([]).tolist() == []
 
 
+def test_what_is_foretold_of_seeds_is_the_width_over_seeds_and_images():
+    """By hand: 12.706^2 0.01^2 / 2 + 1.962^2 0.25 / 1000, its root, twice, in points."""
+    assert "over 2 seeds and images up to 19.0 where seeds differ by an sd of 1 point" in foresight(1000, 2)
+    assert "seeds" not in foresight(1000)
+
+
 def test_widest_is_the_interval_at_one_half():
     low, high = wilson(225, 450)
     assert widest(450) == pytest.approx(high - low) and 0.09 < widest(450) < 0.093
@@ -152,6 +158,12 @@ def test_the_interval_of_a_difference_covers_what_it_says():
             found = compare(which < wins, (which >= wins) & (which < wins + losses))
             hits += found.low <= wins - losses <= found.high
         assert binom.ppf(0.001, 300, 0.95) <= hits
+
+
+def test_methods_that_agree_in_every_seed_are_not_certainly_equal():
+    same = np.ones((3, 450), dtype=bool)
+    found = compare(same, same)
+    assert found.p == 1 and found.high == -found.low == pytest.approx(1.965 / 450, rel=1e-3)
 
 
 def test_networks_that_agree_on_every_image_are_not_certainly_equal():

@@ -111,6 +111,46 @@ def test_a_record_that_is_not_what_its_id_says_is_refused(
     assert code == 2 and ("hash to" in err or "images are not those of digits" in err) and len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("attack", ["clean", "fgsm-digits"])
+def test_another_label_is_found(results: Results, attack: str):
+    """A wrong answer that the record calls right, without a contradiction in the record."""
+
+    def change(images: pd.DataFrame) -> pd.DataFrame:
+        place = int((images["adversarial_prediction"] != images["label"]).to_numpy().argmax())
+        told = images.loc[place, "adversarial_prediction"]
+        images.loc[place, ["label", "clean_prediction", "robust"]] = [told, told, True]
+        return images
+
+    record = altered(results, attack, change)
+    found = verify.verify(results, record.run_id, record.eval_id, images=None)
+    assert len(found.mismatches) == 1 and "the image is of class" in found.mismatches[0]
+
+
+@pytest.mark.parametrize(
+    ("attack", "eps"), [("fgsm-digits", 0.1), ("ddn-digits", 0.05), ("clean", 0.1), ("fgsm-*-20-digits", 0.1)]
+)
+def test_another_radius_is_refused(results: Results, attack: str, eps: float, capsys: pytest.CaptureFixture[str]):
+    """The radius beside the settings is what turns distances into verdicts, and no id is hashed of it."""
+    record = read(results, attack)
+    images = record.images.copy()
+    far = images["linf" if record.norm == "Linf" else "l2"] > eps * (1 + 1e-5)
+    right = images["clean_prediction"] == images["label"]
+    stands = images["adversarial_prediction"] == images["label"]
+    images["robust"] = right & (stands | far) if attack != "clean" else right
+    norm = "Linf" if attack == "clean" else record.norm
+    write_eval(results, replace(record, eps=eps, norm=norm, images=images))
+    code, out, err = bench(capsys, "verify", record.run_id, "--results", results.root)
+    assert code == 2 and f"is judged within {norm} {eps:g}, and its attack is one within" in err
+    assert out.count("all agree") == 4, "the other records are replayed all the same"
+
+
+def test_a_mismatch_outweighs_what_cannot_be_replayed(results: Results, capsys: pytest.CaptureFixture[str]):
+    record = altered(results, "fgsm-digits", flip)
+    write_eval(results, replace(read(results, "clean"), weights_sha256="0" * 64))
+    code, out, err = bench(capsys, "verify", record.run_id, "--results", results.root, "--all")
+    assert code == 1 and "mismatch: image" in out and "other weights" in err and out.count("all agree") == 3
+
+
 def test_other_weights_are_refused(results: Results, capsys: pytest.CaptureFixture[str]):
     record = read(results, "clean")
     write_eval(results, replace(record, weights_sha256="0" * 64))
