@@ -24,7 +24,7 @@ from bench.files import write_text
 from bench.outcome import Checked, CheckResult
 from bench.plan import Plan, digest, read_plan
 from bench.provenance import Provenance
-from bench.records import Results, read_eval, read_run
+from bench.records import Results, check_id, read_eval, read_run
 from bench.report import against_paper
 from bench.stats import LEVEL, Difference, compare, compare_apart, holm
 from bench.tables import OK, table, verdicts
@@ -46,10 +46,13 @@ def reference_path(name: str) -> Path:
 
 
 def paper_path(plan: Plan) -> Path:
-    """Where the numbers of a plan's paper lie, below the current folder. Raises UserError where it has none."""
+    """Where the numbers of a plan's paper lie, below the current folder. Raises UserError where it has none, or names
+    a file elsewhere: a plan may be a stranger's.
+    """
     file = plan.reference.partition(":")[0]
     if not file:
         raise UserError(f"{plan.name} has no published numbers: {plan.source}; leave --paper out")
+    check_id(file)
     return Path("results") / "reference" / file
 
 
@@ -261,7 +264,7 @@ def _read(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
         raise UserError(f"{path}: is no readable CSV ({error})") from error
     if list(frame.columns) != COLUMNS or frame[["row", "column"]].duplicated().any():
         raise UserError(f"{path}: wanted the columns {', '.join(COLUMNS)} and each cell once")
-    numbers = frame[["n", "accuracy_percent", "tolerance_percent"]].apply(pd.to_numeric, errors="coerce")
+    numbers = frame[["n", "accuracy_percent", "tolerance_percent"]].apply(pd.to_numeric, errors="coerce").astype(float)
     if not (numbers.ge(0) & np.isfinite(numbers)).all(axis=None) or (numbers.iloc[:, 1:] > 100).any(axis=None):
         raise UserError(f"{path}: a cell has no n, or no accuracy_percent or tolerance_percent in 0..100")
     frame[numbers.columns] = numbers

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -65,7 +66,8 @@ class Plan:
     images of `split`. figure: its picture. validation_sha256: of the images that choose checkpoints.
     teachers: training id -> run id of the frozen network it learns from.
     unions, means: column -> the columns it is made of; it has no cells of its own. published: column -> its name in
-    the reference file. baseline: the row that the others are tested against, or "".
+    the reference file. baseline: the row that the others are tested against, or "". Raises ValueError where its parts
+    do not fit each other: a plan is read from a folder that anybody may have written.
     """
 
     table: str
@@ -95,6 +97,10 @@ class Plan:
     figure: Figure | None = None
     baseline: str = ""
 
+    def __post_init__(self) -> None:
+        for problem in _contradictions(self):
+            raise ValueError(problem)
+
     def against(self, baseline: str) -> Plan:
         """The same table with its rows tested against another row. Raises UserError."""
         return replace(self, baseline=choose(baseline, self.rows, f"row of {self.name}"))
@@ -105,6 +111,43 @@ class Plan:
         if parts is None:
             return [column]
         return list(dict.fromkeys(leaf for part in parts for leaf in self.attacked(part)))
+
+
+def _contradictions(plan: Plan) -> Iterator[str]:
+    """What keeps the parts of a plan from being one table."""
+    made_of = plan.unions | plan.means
+    attacked = [column for column in plan.columns if column not in made_of]
+    if not plan.seeds or plan.images < 1:
+        yield "it has no seed or no image"
+    if any(len(set(names)) < len(names) for names in (plan.rows, plan.columns, plan.seeds)):
+        yield "a row, column or seed is there twice"
+    if plan.baseline and plan.baseline not in plan.rows:
+        yield f"its baseline {plan.baseline!r} is no row"
+    if set(plan.budgets) != set(plan.columns) or not set(made_of) <= set(plan.columns):
+        yield "its columns and what is said of them differ"
+    before: set[str] = set()
+    for column in plan.columns:
+        parts, both = made_of.get(column), column in plan.unions and column in plan.means
+        if parts is not None and (both or not parts or not before.issuperset(parts)):
+            yield f"column {column!r} is not made of attacks and unions before it"
+        before |= set() if column in plan.means else {column}
+    cells = Counter((cell.row, cell.column, cell.seed) for cell in plan.cells)
+    if cells != Counter(product(plan.rows, attacked, plan.seeds)):
+        yield "its cells are not one for each row, attack and seed"
+    nameless = any(cell.attack not in plan.attacks or cell.recipe not in plan.recipes for cell in plan.cells)
+    if nameless or not all(map(_is_resolved, [*plan.attacks.values(), *plan.recipes.values()])):
+        yield "an attack or a recipe has no settings"
+    elif any(cell.at is not None and "threat" not in plan.attacks[cell.attack]["settings"] for cell in plan.cells):
+        yield "a cell has a radius that its attack does not have"
+
+
+def _is_resolved(kind: Mapping[str, Any]) -> bool:
+    """Whether a resolved recipe or attack has the form that reports read."""
+    settings, teacher = kind.get("settings"), kind.get("teacher", {"name": ""})
+    if not isinstance(settings, dict) or not isinstance(teacher, dict) or "name" not in teacher:
+        return False
+    threat = settings.get("threat", {"norm": "", "eps": 0.0})
+    return isinstance(settings.get("schedule", {}), dict) and isinstance(threat, dict) and {*threat} >= {"norm", "eps"}
 
 
 def digest(*parts: Any) -> str:

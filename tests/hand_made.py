@@ -54,6 +54,12 @@ def plan_2x2(
     return make(given.pop("spec", spec_2x2(*more)), SETTING, **given)
 
 
+def renamed(plan: Plan, row: str, label: str) -> Plan:
+    """The plan with another label for a row."""
+    cells = [replace(cell, row=label) if cell.row == row else cell for cell in plan.cells]
+    return replace(plan, rows=[label if one == row else one for one in plan.rows], cells=cells)
+
+
 def frame(robust: Sequence[bool], clean: Sequence[bool] | None = None) -> pd.DataFrame:
     """A per-image table: labels 3; robust [n]; clean [n], all right unless given."""
     clean = [True] * len(robust) if clean is None else clean

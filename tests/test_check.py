@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 import scipy.stats
-from hand_made import MADE_BY, fill, plan_2x2, run_record
+from hand_made import MADE_BY, fill, plan_2x2, renamed, run_record
 
 from bench.check import check, check_paper, check_records, reference_path, write_reference
 from bench.cli import main
@@ -308,8 +308,7 @@ def test_a_broken_table_of_a_paper_is_a_sentence(folder: Path, text: str, capsys
 
 def test_names_and_hashes_that_look_like_numbers_stay_text(frame: pd.DataFrame, tmp_path: Path):
     """A row named NA, and hashes that are all digits or like 12e4."""
-    plan = replace(PLAN, rows=["NA", "MAT_h2"], validation_sha256="000123456789")
-    plan = replace(plan, cells=[replace(c, row="NA") if c.row == "AT" else c for c in PLAN.cells])
+    plan = replace(renamed(PLAN, "AT", "NA"), validation_sha256="000123456789")
     lines = frame.assign(row=frame["row"].replace("AT", "NA"))
     assert failures(lines, write_reference(plan, lines, tmp_path / "odd.csv"), plan) == []
 

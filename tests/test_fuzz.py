@@ -10,12 +10,13 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from hand_made import eval_record, fill, frame, plan_2x2, run_record
@@ -24,7 +25,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from test_data import write_shards
 
-from bench import check, data, models, weights
+from bench import check, data, files, models, report, weights
 from bench.catalog import Catalog
 from bench.config import UserError, build, number, override, read_toml
 from bench.plan import read_plan, write_plan
@@ -303,6 +304,60 @@ def test_plans(records: Any, change: Callable[[bytes], bytes]) -> None:
     same_or_refused(lambda: read_plan(results, "tiny-dots"), path, whole[path], change)
 
 
+@st.composite
+def replacement(draw: st.DrawFn) -> Callable[[Any], Any]:
+    """A change of well-formed content: at some places another value, a copy of a neighbour, or nothing."""
+    values = (
+        st.none() | st.booleans() | st.integers(-3, 5) | st.floats() | st.text(max_size=5) | st.just([]) | st.just({})
+    )
+    changes = draw(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 3), values), min_size=1, max_size=3))
+
+    def apply(content: Any) -> Any:
+        for chosen, kind, value in changes:
+            places = list(_places(content))
+            holder, key = places[chosen % len(places)]
+            others = list(holder) if isinstance(holder, dict) else range(len(holder))
+            if kind == 0:
+                del holder[key]
+            elif kind == 1:
+                holder[key] = holder[others[chosen % len(others)]]
+            elif kind == 2 and isinstance(holder, list):
+                holder.append(holder[key])
+            else:
+                holder[key] = value
+        return content
+
+    return apply
+
+
+def _places(content: Any) -> Iterator[tuple[Any, Any]]:
+    """(holder, key) of every value inside."""
+    for key in list(content) if isinstance(content, dict) else range(len(content)):
+        yield content, key
+        if isinstance(content[key], dict | list):
+            yield from _places(content[key])
+
+
+@fuzz(change=replacement())
+def test_plans_that_somebody_wrote(records: Any, change: Callable[[Any], Any]) -> None:
+    """With a right seal around any content: a sentence, or a table, a report and a check."""
+    results, whole = records
+    path = results.plan("tiny-dots")
+    content = {key: value for key, value in json.loads(whole[path]).items() if key != files.SEAL}
+    content = change(content)
+    path.write_text(json.dumps(content | {files.SEAL: files._digest(content)}))
+
+    def work() -> None:
+        plan = read_plan(results, "tiny-dots")
+        report.render(plan, table(plan, results), "markdown")
+        check.check_records(plan, results, results)
+
+    try:
+        outcome(work)
+    finally:
+        path.write_bytes(whole[path])
+
+
 @fuzz(name=st.text(max_size=20) | st.text("./-_ab\\\0", max_size=12))
 def test_ids_stay_in_the_folder(records: Any, name: str) -> None:
     results, _ = records
@@ -323,10 +378,17 @@ def test_ids_stay_in_the_folder(records: Any, name: str) -> None:
 
 # --- reference tables, data sets, weights -----------------------------------------------------------------------------
 
-REFERENCE = b"""table,row,column,n,accuracy_percent,tolerance_percent,seed_spread_percent,provenance
-tiny-dots,AT,Clean,4,100.0000,2.0000,,somewhere
-tiny-dots,AT,C&W,4,50.0000,2.0000,,somewhere
-"""
+REFERENCE = pd.DataFrame(
+    {"table": "tiny-dots", "row": "AT", "column": column, "n": 4, "accuracy_percent": f"{accuracy:.4f}"}
+    | {"tolerance_percent": "2.0000", "seed_spread_percent": "", "provenance": "somewhere"}
+    | check._made_with(plan_2x2(), {"row": "AT", "column": column})
+    for column, accuracy in (("Clean", 100), ("C&W", 50))
+)[check.COLUMNS].to_csv(index=False).encode()  # fmt: skip
+
+
+def test_the_reference_that_is_damaged_is_whole(records: Any) -> None:
+    found = check.check(plan_2x2(), table(plan_2x2(), records[0]), scratch("reference.csv", REFERENCE))
+    assert [cell.ok for cell in found.cells] == [True, True, False, False], "MAT has no records"
 
 
 @fuzz(change=damage(), values=st.none() | st.tuples(st.text(max_size=8), st.text(max_size=8)))
@@ -370,7 +432,7 @@ def test_parquet_data_sets(shard: Any, change: Callable[[bytes], bytes]) -> None
 
 
 @pytest.fixture(scope="module")
-def files() -> dict[str, tuple[bytes, dict[str, torch.Tensor]]]:
+def saved() -> dict[str, tuple[bytes, dict[str, torch.Tensor]]]:
     """Suffix -> a weights file of that kind, and its tensors."""
     state = {"weight": torch.arange(6.0).view(2, 3), "bias": torch.ones(2)}
     save_file(state, FOLDER / "w.safetensors")
@@ -380,9 +442,9 @@ def files() -> dict[str, tuple[bytes, dict[str, torch.Tensor]]]:
 
 
 @fuzz(change=damage(), name=st.sampled_from(["w.safetensors", "w.pt", "old.pt"]))
-def test_weights_files(files: Any, change: Callable[[bytes], bytes], name: str) -> None:
+def test_weights_files(saved: Any, change: Callable[[bytes], bytes], name: str) -> None:
     """A file without a recorded hash may hold any tensors; with one it holds those that were recorded."""
-    whole, state = files[name]
+    whole, state = saved[name]
     content = change(whole)
     path = scratch(f"changed-{name}", content)
     found = outcome(lambda: read_weights(path))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hand_made import fill, plan_2x2, run_record
+from hand_made import fill, plan_2x2, renamed, run_record
 
 from bench import report
 from bench.config import UserError
@@ -111,10 +111,8 @@ def test_csv_is_tidy_and_has_no_number_for_a_missing_cell(made: tuple[Plan, pd.D
 
 
 def test_a_hostile_label_stays_text(made: tuple[Plan, pd.DataFrame]):
-    from dataclasses import replace
-
     label = r"<b>|a\b{_%"
-    plan = replace(made[0], rows=[label, "MAT_h2"])
+    plan = renamed(made[0], "AT", label)
     frame = made[1].assign(row=made[1]["row"].replace("AT", label))
     assert "&lt;b&gt;" in report.render(plan, frame, "html")
     assert r"\textless{}b\textgreater{}|a\textbackslash{}b\{\_\%" in report.render(plan, frame, "latex")

@@ -204,3 +204,14 @@ def test_a_library_that_is_there_but_broken_is_not_called_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchattacks", None)
     with pytest.raises(ValueError, match="torchattacks is not installed"):
         TorchAttacks(ThreatModel("Linf", 0.1), "PGD")
+
+
+@pytest.mark.parametrize("file", ["/etc/passwd", "../secret.csv", "sub/secret.csv", ".."])
+def test_a_plan_names_no_file_elsewhere(tmp_path: Path, file: str, capsys: pytest.CaptureFixture[str]):
+    """The published numbers of a stranger's plan lie beside the others, or nowhere."""
+    plan = replace(plan_2x2(), reference=f"{file}:2")
+    fill(plan, Results(tmp_path), {})
+    write_plan(Results(tmp_path), plan)
+    assert main(["check", "--paper", "--results", str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    assert not captured.out and f"{file!r} is no id" in captured.err
