@@ -16,6 +16,7 @@ from attacks.noise import Noise
 from attacks.norms import distance
 from attacks.target import Target
 
+WIDEST = 1e9  # L1 of any image that fits into a memory
 Norm = Literal["Linf", "L2", "L1", "L0", "own"]
 
 
@@ -27,7 +28,7 @@ class ThreatModel:
     checks the box alone. Fog, gabor, elastic and jpeg bound parameters that an image does not show; an attack whose
     bound can be seen says it as `balls` (see `balls_of`).
     eps: radius in image units (1 = black to white), so 8/255 and not 8; for "own" the attack's own unit.
-    Raises ValueError for a negative or non-finite eps and for a Linf radius above 1.
+    Raises ValueError for a negative or non-finite eps, and one that no image can reach: above 1 in Linf, 1e9 elsewhere.
     """
 
     norm: Norm
@@ -36,6 +37,8 @@ class ThreatModel:
     def __post_init__(self) -> None:
         if not (self.eps >= 0 and self.eps < float("inf")):
             raise ValueError(f"eps = {self.eps} is not a radius; give a number >= 0 such as 8/255")
+        if self.eps > WIDEST:
+            raise ValueError(f"eps = {self.eps:g} is wider than any image")
         if self.norm == "Linf" and self.eps > 1:
             raise ValueError(
                 f"eps = {self.eps:g} in Linf is wider than the whole range of an image, which is [0, 1]; "

@@ -282,6 +282,9 @@ def _out_of_memory(error: RuntimeError) -> bool:
 
 
 def _checked(logits: Tensor) -> Tensor:
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        got = logits.dtype if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise ModelError(f"the model must return logits [B, K], a tensor of real numbers; it returned {got}")
     if logits.dim() != 2:
         raise ModelError(f"the model must return logits [B, K]; it returned shape {tuple(logits.shape)}")
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits

@@ -15,13 +15,14 @@ import torch
 from torch import nn
 
 from attacks.contract import Attack, ThreatModel
-from attacks.target import ModelError, Precision
+from attacks.target import ModelError, Precision, Target
 from bench import adversarial, data, models, plan, registry, weights
 from bench.catalog import Catalog
 from bench.config import UserError, choose
 from bench.data import Dataset, Images
 from bench.device import choose_device, describe
 from bench.evaluate import DISTANCES, Verdicts, check_transfer, craft, evaluate, fingerprint
+from bench.files import make_folder
 from bench.provenance import provenance
 from bench.records import EvalRecord, Results, Source, list_runs, write_eval
 from bench.spec import CLEAN
@@ -84,6 +85,7 @@ def attack_model(
     catalog = Catalog(recipes, assignments)
     parts = catalog.parts(attacks)
     chosen = _choose_attacks(catalog, parts, eps, norm and choose_norm(norm), say)
+    catalog.check_assignments()
     if len(parts) > 1 and source is not None:
         raise UserError("--source goes with one attack; craft them one by one")
     subject = choose_subject(folder, model, arch, loaded, mean, std)
@@ -123,14 +125,15 @@ class _Job:
 
     def single(self, name: str, attack: Attack | None, resolved: dict[str, Any], origin: Subject | None) -> list[str]:
         """One attack, crafted on `origin` where that is another model -> what to print."""
+        source = Source(origin.run_id, origin.weights_sha256) if origin else None
+        eval_id = self._place(name, resolved, source)
         network, crafted, classes = self.subject.network.to(self.device), None, self.dataset.classes
         if origin is not None:
             on = origin.network.to(self.device)
             crafted = craft(on, check_transfer(name, attack), self.images, classes, name=name, **self.given)
         verdicts = evaluate(network, attack, self.images, classes, name=name, crafted=crafted, **self.given)
         threat = ThreatModel("own", 0) if attack is None else attack.threat
-        source = Source(origin.run_id, origin.weights_sha256) if origin else None
-        written = self._write(name, resolved, threat, verdicts, source=source)
+        written = self._write(name, eval_id, resolved, threat, verdicts, source=source)
         lines = [f"{name}: {plan.budget(resolved)}; {len(self.images)} images", *_verdict_lines(name, verdicts)]
         if threat.norm in DISTANCES:
             farthest = verdicts.table[threat.norm.lower()].max()
@@ -148,22 +151,20 @@ class _Job:
             fallen = int((~verdicts.table["robust"]).sum())
             say(f"{part:24} breaks {fallen} of {len(verdicts.table)}; {left} stand, {verdicts.cost.seconds:.1f} s")
 
-        network = self.subject.network.to(self.device)
-        found = evaluate_union(network, own, self.images, self.dataset.classes, on_part=on_part, **self.given)
         parts = {part: resolved for part, (_, resolved) in attacks.items()}
         resolved = {"attack": "union", "version": 1, "settings": {"parts": parts}}
-        written = self._write(name, resolved, common_threat(own), found, broken_by=found.broken_by)
+        eval_id = self._place(name, resolved, None)
+        network = self.subject.network.to(self.device)
+        found = evaluate_union(network, own, self.images, self.dataset.classes, on_part=on_part, **self.given)
+        written = self._write(name, eval_id, resolved, common_threat(own), found, broken_by=found.broken_by)
         return [
             f"{name}: worst case of {len(own)} attacks; {len(self.images)} images",
             *_verdict_lines(name, found),
             *written,
         ]
 
-    def _write(
-        self, name: str, resolved: dict[str, Any], threat: ThreatModel, verdicts: Verdicts, **more: Any
-    ) -> list[str]:
-        """The record on disk -> where it and the images came from."""
-        source: Source | None = more.get("source")
+    def _place(self, name: str, resolved: dict[str, Any], source: Source | None) -> str:
+        """The id of the record to be; its folder is made before hours are spent. Raises UserError."""
         identity = plan.eval_identity(
             resolved,
             name,
@@ -172,7 +173,21 @@ class _Job:
             {"gradient_precision": self.precision},
             source.run_id if source else None,
         )
-        run_id, eval_id = self.subject.run_id, plan.eval_id(name, len(self.images), identity)
+        eval_id = plan.eval_id(name, len(self.images), identity)
+        make_folder(self.folder.eval(self.subject.run_id, eval_id).parent)
+        return eval_id
+
+    def _write(
+        self,
+        name: str,
+        eval_id: str,
+        resolved: dict[str, Any],
+        threat: ThreatModel,
+        verdicts: Verdicts,
+        **more: Any,
+    ) -> list[str]:
+        """The record on disk -> where it and the images came from."""
+        run_id = self.subject.run_id
         if self.keep and resolved["attack"] != CLEAN:
             more["adversarial_sha256"] = adversarial.keep(self.folder, run_id, eval_id, verdicts.table, verdicts.x_adv)
         record = EvalRecord(
@@ -204,17 +219,53 @@ def choose_data(folder: Results, model: str, dataset: str | None, data_dir: Path
 def choose_subject(
     folder: Results, model: str, arch: str | None, source: Dataset, mean: Statistics | None, std: Statistics | None
 ) -> Subject:
-    """A registered run, or a model of one's own. Raises UserError."""
-    if model not in list_runs(folder):
-        return _own(model, arch, source, mean, std)
+    """A registered run, or a model of one's own, tried on one image. Raises UserError."""
+    if model in list_runs(folder):
+        subject = _registered(folder, model, arch, source, mean, std)
+    else:
+        subject = _own(model, arch, source, mean, std)
+    _try(model, subject.network, source)
+    return subject
+
+
+def _registered(
+    folder: Results, model: str, arch: str | None, source: Dataset, mean: Statistics | None, std: Statistics | None
+) -> Subject:
+    """A run of the registry. Raises UserError for options that contradict its record."""
     network, record = registry.load(folder, model, () if arch is None else (arch,))
+    if arch is not None and arch != record.arch:
+        raise UserError(f"{model} is a {record.arch}, not a {arch}; leave --arch out")
+    if mean is not None or std is not None:
+        raise UserError(f"{model} holds its own normalisation; leave out --mean and --std")
+    if (tuple(record.image_shape), record.classes) != (source.image_shape, source.classes):
+        raise UserError(
+            f"{model} takes images {tuple(record.image_shape)} of {record.classes} classes; {source.name} has "
+            f"{source.image_shape} of {source.classes}"
+        )
     return Subject(network, model, record.weights_sha256)
+
+
+def _try(model: str, network: nn.Module, source: Dataset) -> None:
+    """One image through it: a model of one's own may raise anything. Raises UserError, which says what it was."""
+    if any(module.training for module in network.modules()):
+        return  # refused later, in words of its own, and a pass would change its statistics
+    try:
+        Target(network).true_logits(source.test.x[:1])
+    except ModelError as error:
+        raise UserError(f"{model}: {error}") from error
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"{model} fails on an image {source.image_shape} of {source.name}: {type(error).__name__}: {reason}"
+        ) from error
 
 
 def _own(model: str, arch: str | None, source: Dataset, mean: Statistics | None, std: Statistics | None) -> Subject:
     """A weights file or module:factory; its records are filed under its name and the hash of its weights."""
     if (mean is None) != (std is None):
         raise UserError("--mean and --std go together; give both or neither")
+    if std is not None and min(std) <= 0:
+        raise UserError(f"--std {', '.join(map(str, std))}: a deviation is above 0")
     normalize = None if mean is None or std is None else (mean, std)
     shape, classes = source.image_shape, source.classes
     if Path(model).suffix in (".pt", ".pth", ".safetensors", ".bin", ".ckpt") or Path(model).is_file():

@@ -98,6 +98,7 @@ class Catalog:
         self.recipe_tables = {name: merged[name] for name in recipes}
         self.attack_tables = {name: merged[name] for name in tables["attacks"]}
         self._assigned = [assignment.partition("=")[0].strip() for assignment in assignments]
+        self._used: set[str] = set()
         self.suites = {name: build(Suite, table, f"suite {name!r}") for name, table in tables["suites"].items()}
 
     def recipe(self, name: str, changes: Mapping[str, Any] | None = None, students: tuple[str, ...] = ()) -> Recipe:
@@ -105,6 +106,7 @@ class Catalog:
         it is a teacher for.
         """
         choose(name, self.recipe_tables, "recipe", "recipes")
+        self._used.add(name)
         where = f"recipe {name!r}"
         if name in students:
             raise UserError(f"{where} is its own teacher (through {', '.join(students)})")
@@ -117,6 +119,13 @@ class Catalog:
             raise UserError(f"{where}: archs names {len(cast.archs)} networks, but it trains {trainer.members}")
         teacher = self._teacher(name, cast, teachers_of(trainer), students)
         return Recipe(name, trainer_name, trainer, schedule, tuple(map(models.check_name, cast.archs)), teacher)
+
+    def check_assignments(self) -> None:
+        """Raises UserError for a --set of a recipe or attack that nobody has asked for: it would change nothing."""
+        for target in self._assigned:
+            name = target.partition(".")[0]
+            if not any(fnmatchcase(used, name) for used in self._used):
+                choose(name, self._used, f"name among those used here, in --set {target}:")
 
     def _teacher(self, name: str, cast: _Cast, needed: int, students: tuple[str, ...]) -> Teacher | None:
         """The teacher that a recipe names, checked."""
@@ -145,6 +154,7 @@ class Catalog:
         if name == CLEAN:
             return None, {"attack": CLEAN, "version": 1, "settings": {}}
         choose(name, self.attack_tables, "attack", "attacks")
+        self._used.add(name)
         table = dict(self.attack_tables[name])
         kind = _pop(table, "attack", f"attack {name!r}", ATTACKS)
         cls = ATTACKS[choose(kind, ATTACKS, "attack", "attacks")]

@@ -6,11 +6,12 @@ and SIGTERM are one sentence and 130 or 143, and what is done is kept.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -116,7 +117,9 @@ def report(
     if out is None:
         click.echo(text)
     else:
-        write_text(out, text + "\n")
+        if out.exists() and not out.is_file():
+            raise UserError(f"--out {out} is no plain file; leave it out, and the tables are printed")
+        write_text(out.resolve(), text + "\n")
     return 0
 
 
@@ -252,7 +255,7 @@ def diagnose(model: str, **given: Any) -> int:
     help="So many images of each record, drawn by --seed.",
 )
 @click.option("--all", "whole", is_flag=True, help="Every image of each record.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the draw.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draw.")
 @options(ARCH, DEVICE, DATA_DIR, RESULTS, RECIPES)
 def verify(name: str, images: int, whole: bool, results: Path, **given: Any) -> int:
     """Make adversarial images again from their records, judge them in float64; exit code 1 on a mismatch."""
@@ -319,10 +322,16 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with _sigterm_as_exception():
             code = app.main(arguments, prog_name="bench", standalone_mode=False)
+            sys.stdout.flush()
     except UserError as error:
         return _complain(str(error))
     except click.UsageError as error:
         return _complain(error.format_message() + (f"; see `{error.ctx.command_path} --help`" if error.ctx else ""))
+    except OSError as error:  # of files that are opened for the command everything else is a UserError
+        if error.filename is None:
+            _silence()
+        where = "the output" if error.filename is None else error.filename
+        return _complain(f"cannot write {where}: {error.strerror or error}")
     except click.Abort as stop:
         terminated = isinstance(stop.__cause__, _Terminated)
         sentence = "what is done is kept, and the same command goes on from there"
@@ -345,6 +354,12 @@ def _sigterm_as_exception() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _silence() -> None:
+    """Standard output goes nowhere from now on: it is full, and Python would try once more at its end."""
+    with suppress(OSError):  # where tests have put something else in its place
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(sentence: str, code: int = 2) -> int:

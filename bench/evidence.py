@@ -119,7 +119,12 @@ class Witness:
             regrouped=self._regrouped(clean),
             state_changed=fingerprint(self.model) != before,
         )
-        if not self._reached_by_gradients():
+        try:
+            reached = self._reached_by_gradients()
+        except RuntimeError as error:  # such as a forward pass through numpy
+            why = f"it fails where gradients are asked for ({str(error).splitlines()[0]})"
+            return self._refuse("differentiable", why)
+        if not reached:
             return self._refuse("differentiable", "autograd finds no way from the logits to the image")
         self._probe_gradients(target)
 

@@ -25,6 +25,7 @@ Canvas: TypeAlias = Any
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
 STYLE: dict[Any, Any] = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none"}
+STYLE |= {"text.parse_math": False}  # a $ in a label is a $
 SHARES = {"accuracy": "accuracy_percent", "low": "low_percent", "high": "high_percent"}
 LETTER = 6.2  # points, about the mean width in the size of the names of points
 ACCURACY = "Accuracy (%), 95 % interval"

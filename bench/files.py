@@ -43,6 +43,17 @@ def write_atomic(path: Path, fill: Callable[[IO[bytes]], object]) -> Path:
     return path
 
 
+def make_folder(path: Path) -> Path:
+    """The folder, with those above it, ready to be written in. Raises UserError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {path}: {error.strerror or error}") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write in {path}: permission denied")
+    return path
+
+
 def write_text(path: Path, text: str) -> Path:
     """UTF-8, atomically. Raises UserError."""
     return write_atomic(path, lambda file: file.write(text.encode()))

@@ -17,8 +17,19 @@ RESULTS = click.option(
     show_default=True,
     help="Folder of plans, runs, evals, diagnoses and tables.",
 )
-DATASET = click.option("--dataset", help="Data set; see `bench list datasets`.")
-ARCH = click.option("--arch", help="Architecture; see `bench list models`, or module:factory (runs that code).")
+
+
+def filled_of(context: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+    """The text; an empty one, such as of a shell variable that is not set, is no choice."""
+    if text is not None and not text.strip():
+        raise UserError(f"{parameter.opts[0]} is empty; give a name, or leave it out")
+    return text
+
+
+DATASET = click.option("--dataset", callback=filled_of, help="Data set; see `bench list datasets`.")
+ARCH = click.option(
+    "--arch", callback=filled_of, help="Architecture; see `bench list models`, or module:factory (runs that code)."
+)
 DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ... or auto.")
 DATA_DIR = click.option(
     "--data-dir",
@@ -36,7 +47,7 @@ SET = click.option(
     "assignments",
     multiple=True,
     metavar="NAME.KEY=VALUE",
-    help="Change a setting of a recipe or attack, e.g. pgd-100.steps=50 or '*-digits.schedule.epochs=3'.",
+    help="Change a setting of a recipe or attack, e.g. pgd-100-digits.steps=50 or '*-digits.schedule.epochs=3'.",
 )
 IMAGES = click.option("--images", type=click.IntRange(min=1), help="Use the first N test images.")
 BATCH = click.option("--batch-size", type=click.IntRange(min=1), help="Images per pass (no result depends on it).")

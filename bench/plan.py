@@ -20,10 +20,11 @@ from typing import Any, Literal
 
 from bench.config import UserError, choose
 from bench.files import read_json, write_json
-from bench.records import Results, training_of
+from bench.records import Results, is_id, training_of
 from bench.spec import CLEAN, Column, Figure, Row, Setting, TableSpec
 
 EVAL_SEED = 0  # of the noise of a table's attacks
+NAME_SHOWN = 120  # letters; a file name holds 255
 MOST_LEVELS = 32  # of 255: larger radii are not written as levels
 _NORMS = {"own": "own measure"}
 
@@ -171,8 +172,10 @@ def run_id(training: str, member: int, members: int, checkpoint: str) -> str:
 
 
 def eval_id(attack: str, images: int, identity: Mapping[str, Any]) -> str:
-    """Such as "pgd-100-digits-n450-1a2b3c4d". identity: all that can change the result."""
-    return f"{_slug(attack)}-n{images}-{digest(identity)}"
+    """Such as "pgd-100-digits-n450-1a2b3c4d". identity: all that can change the result; of a long name the beginning is
+    shown, and all of it is hashed.
+    """
+    return f"{_slug(attack)[:NAME_SHOWN].rstrip('-_')}-n{images}-{digest(identity)}"
 
 
 def training_identity(
@@ -391,8 +394,12 @@ def read_plan(results: Results, name: str) -> Plan:
 
 
 def list_plans(results: Results) -> list[str]:
-    """Names of the plans on disk."""
-    return sorted(path.stem for path in (results.root / "plans").glob("[!.]*.json"))
+    """Names of the plans on disk. Raises UserError for a file that is none, such as a copy with (1) behind its name."""
+    paths = sorted((results.root / "plans").glob("[!.]*.json"))
+    for path in paths:
+        if not is_id(path.stem):
+            raise UserError(f"{path}: {path.stem!r} is no name of a plan; delete it, or move it away")
+    return [path.stem for path in paths]
 
 
 def _slug(name: str) -> str:

@@ -35,6 +35,7 @@ SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in COLUM
 _METADATA, _SEAL = b"bench", b"sha256"
 # no "..", no separator, no leading dot or dash
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
+LONGEST = 200  # letters of an id
 _LABEL = re.compile(r"((h[0-9]+|all)-)?(best|last)")
 
 
@@ -223,9 +224,16 @@ class Results:
 
 def check_id(name: str) -> str:
     """`name` if it may be a file name: letters, digits, '_', '-' and single dots. Raises UserError."""
-    if not isinstance(name, str) or not _ID.fullmatch(name) or len(name) > 200:
-        raise UserError(f"{name!r} is no id: ids are letters, digits, '_', '-' and single dots inside")
+    if not is_id(name):
+        raise UserError(
+            f"{name!r} is no id: ids are letters, digits, '_', '-' and single dots inside, at most {LONGEST}"
+        )
     return name
+
+
+def is_id(name: Any) -> bool:
+    """Whether it may be a file name, see `check_id`."""
+    return isinstance(name, str) and _ID.fullmatch(name) is not None and len(name) <= LONGEST
 
 
 def training_of(run_id: str) -> str:
@@ -364,8 +372,8 @@ def _check_images(images: pd.DataFrame, head: EvalHead, path: Path) -> None:
         raise _broken(path, "an image appears twice")
     if contradicted:
         raise _broken(path, f"on {contradicted} images the verdict contradicts the predictions")
-    if any(column[name].min() < 0 for name in (*DISTANCES, "forward_passes", "backward_passes")):
-        raise _broken(path, "a distance or a count of passes is negative")
+    if not all((column[name] >= 0).all() for name in COLUMNS if name != "robust"):  # NaN is not at least 0 either
+        raise _broken(path, "a class, a distance or a count of passes is negative or no number")
 
 
 def _own(path: Path, record: T, **ids: str | None) -> T:

@@ -41,6 +41,7 @@ from bench.spec import TableSpec, load_spec
 from bench.stats import foresight
 from bench.train import Training
 from trainers.contract import is_ensemble
+from trainers.health import TrainingError
 
 ARCHS = {"quick": "cnn-a", "paper-wrn": "wrn-34-10"}  # what a profile is made for, where that is not ResNet-18
 CRAFTED_KEPT = 8  # sets of images that wait for their next network, in main memory
@@ -111,6 +112,7 @@ class TableRun:
             training: catalog.recipe(setting.recipe(row.method), row.set) for training, row in spec.trainings.items()
         }
         self.attacks = {name: catalog.attack(setting.attack(name)) for name in spec.attacks}
+        catalog.check_assignments()
         self._crafted: dict[tuple[str, str], tuple[Source, Crafted]] = {}
         self._check_spec(spec)
         self.words = [f"recipes of profile {setting.profile!r}. {setting.note}".rstrip()]
@@ -357,12 +359,24 @@ class TableRun:
         return made
 
 
+def _train(training: Training, results: Results, progress: Progress) -> None:
+    """Raises UserError, and TrainingError whatever breaks."""
+    try:
+        training.run(results, progress)
+    except (UserError, TrainingError):
+        raise
+    except Exception as error:
+        raise TrainingError(f"{type(error).__name__}: {error}") from error
+
+
 def train_recipe(name: str, options: Options) -> list[str]:
     """Train one recipe with every seed asked for, its teacher first; returns the run ids.
 
     Raises UserError, TrainingError.
     """
-    recipe = Catalog(options.recipes, options.assignments).recipe(name)
+    catalog = Catalog(options.recipes, options.assignments)
+    recipe = catalog.recipe(name)
+    catalog.check_assignments()
     if options.dataset is None and not name.endswith("-digits"):
         known = ", ".join(data.DATASETS)
         raise UserError(f"say what {name!r} is to be trained on, as in --dataset cifar10; known: {known}")
@@ -374,6 +388,6 @@ def train_recipe(name: str, options: Options) -> list[str]:
         for seed in options.seeds or (0,):
             training = Training(recipe, dataset, arch, seed, device)
             for one in training.to_do(options.results):
-                one.run(options.results, progress)
+                _train(one, options.results, progress)
             run_ids += training.run_ids
     return run_ids

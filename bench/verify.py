@@ -183,6 +183,8 @@ class _Replay:
 
     def _load(self, run_id: str, weights_sha256: str) -> nn.Module:
         model, run = registry.load(self.results, run_id, () if self.arch is None else (self.arch,))
+        if self.arch is not None and ":" not in self.arch:
+            raise UserError(f"{run_id} is a {run.arch}; --arch is for networks of one's own, as module:factory")
         if run.weights_sha256 != weights_sha256:
             raise UserError(f"{self.record.eval_id} is of other weights than {run_id} has now; run it again")
         return model.to(self.device).eval()
@@ -225,12 +227,23 @@ class _Replay:
         """By name; of a union all parts, in their order; of no attack none."""
         found: dict[str, Attack] = {}
         one = {self.record.attack: self.resolved}
-        for name, part in (self.record.settings["parts"] if self.record.broken_by is not None else one).items():
+        for name, part in (self._parts() if self.record.broken_by is not None else one).items():
             if part["attack"] != CLEAN:
                 found[name] = build(ATTACKS[part["attack"]], part["settings"], f"record {self.record.eval_id}")
                 if found[name].version != part["version"]:
                     raise UserError(f"{self.record.eval_id}: {name} has changed since; run it again")
         return found
+
+    def _parts(self) -> dict[str, dict[str, Any]]:
+        """Of a union. Raises UserError where its settings are not those of one."""
+        parts: Any = self.record.settings.get("parts")
+        wanted = {"attack", "version", "settings"}
+        fits = isinstance(parts, dict) and all(isinstance(one, dict) and {*one} == wanted for one in parts.values())
+        if not fits or not all(part["attack"] in (*ATTACKS, CLEAN) for part in parts.values()):
+            raise UserError(
+                f"{self.record.eval_id} of {self.record.run_id} is a worst case of no attacks; run it again"
+            )
+        return dict(parts)
 
     def _attack_on(self, image: int) -> Attack | None:
         """What made the adversarial image of this id: of a union the attack that broke it; None where none did."""
@@ -269,7 +282,9 @@ class _Replay:
             with torch.no_grad():
                 logits = self.exact(image)[0]
             recorded = int(row[f"{kind}_prediction"])
-            if int(logits.argmax()) != recorded:
+            if recorded >= len(logits):
+                found.append((f"{kind} prediction {recorded}, which is no class", False))
+            elif int(logits.argmax()) != recorded:
                 short = float(logits.max() - logits[recorded])
                 near = short <= ROUNDING * max(1.0, float(logits.abs().max()))
                 found.append((f"{kind} prediction {int(logits.argmax())}, the record says {recorded}", near))

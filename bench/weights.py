@@ -71,7 +71,16 @@ def from_weights(
 
 
 def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
-    """name -> tensor. Raises UserError."""
+    """name -> tensor, dense and of real numbers. Raises UserError."""
+    state = _read(path, sha256)
+    for name, value in state.items():
+        plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+        if not plain or value.is_nested or value.is_complex():
+            raise UserError(f"{path}: {name} is no plain tensor of real numbers, and weights are")
+    return state
+
+
+def _read(path: Path, sha256: str | None) -> dict[str, Tensor]:
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -117,8 +126,9 @@ def _fit(state: dict[str, Tensor], arch: str) -> dict[str, Tensor]:
     for prefix in PREFIXES * 2:
         if used and all(name.startswith(prefix) for name in used):
             used = {name.removeprefix(prefix): value for name, value in used.items()}
-    if arch.startswith("wrn") and any(name.startswith("block1.layer.") for name in used):
-        depth = 1 + max(int(name.split(".")[2]) for name in used if name.startswith("block1.layer."))
+    layers = [int(match[1]) for name in used if (match := re.match(r"block1\.layer\.(\d{1,4})\.", name))]
+    if arch.startswith("wrn") and layers:
+        depth = 1 + max(layers)
         used = {_wrn_name(name, depth): value for name, value in used.items()}
     return used
 

@@ -13,11 +13,13 @@ import resource
 import shutil
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
+from hand_made import fill, plan_2x2
 from test_data import write_shards
 from torch import nn
 
@@ -25,6 +27,8 @@ from bench import data, models
 from bench.cli import main
 from bench.data import Dataset, Images
 from bench.files import SEAL, _digest
+from bench.plan import Plan, write_plan
+from bench.records import Results
 
 PAGE = Path(__file__).parents[1] / "docs" / "messages.md"
 HEAD = """# What bad input is told
@@ -69,6 +73,21 @@ class Training(Model):
 
 class Image(nn.Identity):
     pass
+
+
+class Pair(Model):
+    def forward(self, x):
+        return super().forward(x), x
+
+
+class Raises(Model):
+    def forward(self, x):
+        raise IndexError("layer 9 of 8")
+
+
+class Whole(Model):
+    def forward(self, x):
+        return super().forward(x).long()
 
 
 def no_model():
@@ -163,6 +182,26 @@ def text(name: str, content: str) -> Callable[[pytest.MonkeyPatch], None]:
     return lambda monkeypatch: (Path(name).write_text(content), None)[1]
 
 
+def planned(change: Callable[[Plan], Plan] = lambda plan: plan, **files: str) -> Callable[[pytest.MonkeyPatch], None]:
+    """A table of two networks and two attacks, all its records, and files NAME.csv."""
+
+    def before(monkeypatch: pytest.MonkeyPatch) -> None:
+        results, plan = Results(Path("results")), plan_2x2()
+        fill(plan, results, {(cell.row, cell.column): [True] * 4 for cell in plan.cells})
+        write_plan(results, change(plan))
+        for name, content in files.items():
+            Path(f"{name}.csv").write_text(content)
+
+    return before
+
+
+def misfit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan that lacks a cell, under a right seal."""
+    planned()(monkeypatch)
+    path = Path("results/plans/tiny-dots.json")
+    path.write_bytes(reseal(json.dumps(json.loads(path.read_text()) | {"cells": []}).encode()))
+
+
 class Evil:
     def __reduce__(self) -> tuple[object, ...]:
         return (os.system, ("touch hacked",))
@@ -177,15 +216,21 @@ CASES = [
     Case("unknown architecture", "run table2 --arch resnet19"),
     Case("unknown key", "run table2 --set pgd-100-digits.stepz=3"),
     Case("unknown name in --set", "run table2 --set pgd-101-digits.steps=3"),
+    Case("--set of what is not used", "train at-digits --set mat-digits.schedule.epochs=3"),
     Case("--set without a value", "run table2 --set pgd-100-digits.steps"),
     Case("unknown norm", "attack own:Model pgd-20-digits --norm l3"),
     Case("unknown device", "run table2 --device cuda:7"),
+    Case("device of another kind", "run table2 --device meta"),
+    Case("option without a value", "run table2 --dataset="),
     Case("seeds that are no list", "run table2 --seeds 0;1"),
     Case("more images than there are", "run table2 --images 9999"),
     Case("bare eps 8", "attack own:Model pgd-20-digits --eps 8"),
     Case("bare eps 8 in TOML", "attack own:Model mine --recipes own.toml", text("own.toml", OWN % "8")),
     Case("eps that is no number", "attack own:Model pgd-20-digits --eps 8/0"),
     Case("negative eps", "attack own:Model pgd-20-digits --eps -0.1"),
+    Case("eps beyond every image", "attack own:Model pgd-20-digits --norm L1 --eps 1e300"),
+    Case("diagnosis without a radius", "diagnose own:Model"),
+    Case("diagnosis at radius 0", "diagnose own:Model --eps 0"),
     Case("wrong type", "attack own:Model mine --recipes own.toml", text("own.toml", OWN % "true")),
     Case("TOML that is none", "train mine --recipes own.toml", text("own.toml", "[recipes.mine\n")),
     Case("settings file that is not there", "train mine --recipes other.toml"),
@@ -200,6 +245,9 @@ CASES = [
     Case("model with the wrong class count", "attack own:nine fgsm-digits"),
     Case("model in training mode", "attack own:Training fgsm-digits"),
     Case("model that outputs images", "attack own:Image fgsm-digits"),
+    Case("model that outputs a tuple", "attack own:Pair fgsm-digits"),
+    Case("model that outputs whole numbers", "diagnose own:Whole --eps 0.1"),
+    Case("model that crashes", "diagnose own:Raises --eps 0.1"),
     Case("factory that makes no model", "attack own:no_model fgsm-digits"),
     Case("factory that crashes", "attack own:crash fgsm-digits"),
     Case("factory that is not there", "attack own:gone fgsm-digits"),
@@ -212,7 +260,12 @@ CASES = [
          weights(pickle.dumps({"weight": Evil()}))),
     Case("whole module instead of weights", "attack weights.pt fgsm-digits --arch cnn-a", weights(nn.Linear(2, 2))),
     Case("web page instead of weights", "attack weights.pt fgsm-digits --arch cnn-a", weights(b"<html>quota</html>")),
+    Case("sparse weights", "attack weights.pt fgsm-digits --arch cnn-a", weights({"w": torch.ones(2).to_sparse()})),
+    Case("complex weights", "attack weights.pt fgsm-digits --arch cnn-a", weights({"w": torch.ones(2) * 1j})),
     Case("--mean without --std", "attack own:Model fgsm-digits --mean 0.5"),
+    Case("deviation of 0", "attack own:Model fgsm-digits --mean 0.5 --std 0"),
+    Case("normalisation of a registered run", "attack RUN fgsm-digits --mean 0.5 --std 0.5"),
+    Case("another architecture of a registered run", "attack RUN fgsm-digits --arch resnet8"),
     Case("truncated registered weights", "attack RUN fgsm-digits", damaged("best.safetensors", truncated)),
     Case("tampered registered weights", "attack RUN fgsm-digits", damaged("best.safetensors", flipped)),
     Case("truncated record", "attack RUN fgsm-digits", damaged("best.json", truncated)),
@@ -223,6 +276,19 @@ CASES = [
     Case("results in what is a file", "train at-digits --results file/results", blocked),
     Case("full disk", "train at-digits --results other", lambda monkeypatch: small_files()),
     Case("report without results", "report table2 --results other"),
+    Case("report into what is no file", "report tiny --out .", planned()),
+    Case("plan whose parts do not fit", "report tiny", misfit),
+    Case("plan that names a file elsewhere", "check tiny --paper",
+         planned(lambda plan: replace(plan, reference="../secret.csv"))),
+    Case("reference that is not there", "check tiny", planned()),
+    Case("reference of another form", "check tiny --reference other.csv", planned(other="a,b\n1,2\n")),
+    Case("published values of another form", "check tiny --paper --reference other.csv", planned(other="a,b\n1,2\n")),
+    Case("reference folder without the table", "check tiny --reference empty", lambda monkeypatch:
+         (planned()(monkeypatch), Path("empty").mkdir())[1]),
+    Case("update and paper at once", "check tiny --paper --update", planned()),
+    Case("networks without a record", "diff RUN RUN"),
+    Case("nothing to verify", "verify table9"),
+    Case("verdicts of no record", "verify RUN"),
     Case("unknown list", "list tabels"),
 ]  # fmt: skip
 

@@ -19,6 +19,7 @@ from bench import models, registry, report
 from bench.cli import main
 from bench.config import UserError
 from bench.files import dump
+from bench.plan import write_plan
 from bench.records import Results, RunRecord, read_run, write_run
 from bench.spec import Column
 from bench.tables import table
@@ -157,7 +158,8 @@ def test_html_escapes_everything(tmp_path):
     texts = dict.fromkeys(("title", "source", "note", "arch", "dataset", "reference"), EVIL)
     budgets = dict.fromkeys(plan.budgets, EVIL)
     recipes = {EVIL: {"settings": {"schedule": {"epochs": EVIL}}, "teacher": {"name": EVIL}}}
-    hostile = replace(plan, **texts, budgets=budgets, recipes=recipes)
+    cells = [replace(cell, recipe=EVIL) for cell in plan.cells]
+    hostile = replace(plan, **texts, budgets=budgets, recipes=recipes, cells=cells)
     for cell in plan.cells[:1]:
         write_run(results, run_record(cell.run_id, health=[EVIL]))
     page = report.render(hostile, table(hostile, results), "html")
