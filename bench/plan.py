@@ -106,6 +106,12 @@ class Plan:
         """The same table with its rows tested against another row. Raises UserError."""
         return replace(self, baseline=choose(baseline, self.rows, f"row of {self.name}"))
 
+    @property
+    def threats(self) -> set[tuple[str, float]]:
+        """(norm, radius) of its attacks, all of those that have several; what is no distance is left out."""
+        found = {(cell.attack, cell.at) for cell in self.cells}
+        return {threat for name, at in found for threat in _threats(self.attacks[name]["settings"], at)}
+
     def attacked(self, column: str) -> list[str]:
         """The columns with cells that a column is made of, each once: itself, where it has them."""
         parts = self.unions.get(column) or self.means.get(column)
@@ -148,7 +154,10 @@ def _is_resolved(kind: Mapping[str, Any]) -> bool:
     if not isinstance(settings, dict) or not isinstance(teacher, dict) or "name" not in teacher:
         return False
     threat = settings.get("threat", {"norm": "", "eps": 0.0})
-    return isinstance(settings.get("schedule", {}), dict) and isinstance(threat, dict) and {*threat} >= {"norm", "eps"}
+    if not isinstance(settings.get("schedule", {}), dict) or not isinstance(threat, dict) or "norm" not in threat:
+        return False
+    radii = [threat.get("eps"), *(settings[norm] for norm in ("linf", "l2", "l1") if norm in settings)]
+    return all(isinstance(eps, int | float) for eps in radii)
 
 
 def digest(*parts: Any) -> str:
@@ -348,6 +357,15 @@ def plan_name(table: str, spec: TableSpec, dataset: str, arch: str) -> str:
     first = spec.settings[0]
     short = (dataset, arch) == (first.dataset, first.arch)
     return f"{_slug(table)}-{_slug(dataset)}" + ("" if short else f"-{_slug(arch)}")
+
+
+def _threats(settings: Mapping[str, Any], at: float | None) -> list[tuple[str, float]]:
+    """(norm, radius) of an attack's settings; at: the radius where it is judged, instead of its own."""
+    several = [(norm, float(settings[norm.lower()])) for norm in ("Linf", "L2", "L1") if norm.lower() in settings]
+    threat = settings.get("threat")
+    if several or not threat or threat["norm"] == "own":
+        return several
+    return [(threat["norm"], float(threat["eps"] if at is None else at))]
 
 
 def _words(column: Column, attacks: Mapping[str, dict[str, Any]]) -> str:

@@ -8,8 +8,9 @@ compared with each other, see `bench.compare`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from math import isclose
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -113,21 +114,32 @@ def find(plan: Plan, cell: Cell, results: Results) -> Found:
 
 def trust(plan: Plan, row: str, results: Results) -> str | None:
     """What `bench diagnose` said of a row's networks: the worst over seeds and threat models; None where it was not
-    asked. Such as "doubtful: square (Linf 8/255, 100 images)". Raises UserError for a broken record.
+    asked. Such as "doubtful: square (Linf 8/255, 100 images)". Masked gradients are so at any radius; an "ok" counts
+    on the table's data and at a radius of its attacks. Raises UserError for a broken record.
     """
     runs = dict.fromkeys(cell.run_id for cell in plan.cells if cell.row == row)
-    said = [words for run_id in runs for words in _diagnosed(run_id, results)]
+    said = [words for run_id in runs for words in _diagnosed(plan, run_id, results)]
     worst = max(said, key=lambda words: [words.startswith(word) for word in TRUST].index(True))
-    return None if all(words.startswith(UNKNOWN) for words in said) else worst
+    return None if all(words.startswith(f"{UNKNOWN}: ") for words in said) else worst
 
 
-def _diagnosed(run_id: str, results: Results) -> list[str]:
-    """One phrase for each diagnosis of the weights that the run has now."""
+def _diagnosed(plan: Plan, run_id: str, results: Results) -> list[str]:
+    """One phrase for each diagnosis that counts, of the weights that the run has now."""
     found = read_diagnoses(results, run_id)
     now = read_run(results, run_id).weights_sha256 if found and results.run(run_id).exists() else None
-    return [
-        f"{one.trust} ({one.norm} {radius(one.eps)}, {one.images} images)" for one in found if one.weights_sha256 == now
-    ] or [f"{UNKNOWN}: {run_id}"]
+    found = [one for one in found if one.weights_sha256 == now]
+    fits = [one.dataset == plan.dataset and _is_among(plan.threats, one.norm, one.eps) for one in found]
+    counted = [one for one, fit in zip(found, fits, strict=True) if fit or one.trust != "ok"]
+    if found and not counted:
+        return [f"{UNKNOWN} at a radius of this table: {run_id} (but ok at {found[0].norm} {radius(found[0].eps)})"]
+    return [f"{one.trust} ({one.norm} {radius(one.eps)}, {one.images} images)" for one in counted] or [
+        f"{UNKNOWN}: {run_id}"
+    ]
+
+
+def _is_among(threats: Collection[tuple[str, float]], norm: str, eps: float) -> bool:
+    """Whether a table is about this threat model; one without any distance is about all."""
+    return not threats or any(norm == other and isclose(eps, at) for other, at in threats)
 
 
 def judge_at(record: EvalRecord, eps: float) -> EvalRecord:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -293,6 +294,63 @@ def test_results_that_cannot_be_written_are_a_sentence(tmp_path, capsys):
     blocked.write_text("not a folder")
     code, _, err = bench(capsys, "run", "table2", *QUICK, "--results", blocked / "results")
     assert code == 2 and "cannot write" in err
+
+
+def test_a_report_replaces_nothing_but_files(results, tmp_path, capsys):
+    """Least of all /dev/null; and a link stays one."""
+    pipe, target, link = tmp_path / "pipe", tmp_path / "target.md", tmp_path / "link.md"
+    os.mkfifo(pipe)
+    code, _, err = bench(capsys, "report", "--results", results, "--out", pipe)
+    assert code == 2 and "is no plain file" in err and pipe.is_fifo()
+    target.write_text("old")
+    link.symlink_to(target)
+    assert bench(capsys, "report", "--results", results, "--out", link)[0] == 0
+    assert link.is_symlink() and "MAT-h2" in target.read_text()
+
+
+def test_a_file_beside_the_plans_that_is_none_is_named(results, capsys):
+    copy = results / "plans" / "table2-digits (1).json"
+    copy.write_bytes((results / "plans" / "table2-digits.json").read_bytes())
+    code, _, err = bench(capsys, "report", "--results", results)
+    assert code == 2 and str(copy) in err and "no name of a plan" in err
+
+
+def test_a_setting_of_what_is_not_used_is_refused(results, capsys):
+    """pgd-100 is in the suite, but the digits' column is pgd-100-digits: nothing would change."""
+    code, _, err = bench(capsys, "run", "table2", "--set", "pgd-100.steps=200", "--dry-run", "--results", results)
+    assert code == 2 and "did you mean 'pgd-100-digits'" in err
+    command = ["attack", list_runs(Results(results))[0], "fgsm-digits", "--set", "pgd-*-digits.steps=7"]
+    code, _, err = bench(capsys, *command, "--images", 3, "--results", results)
+    assert code == 2 and "pgd-*-digits" in err and "known: fgsm-digits" in err
+
+
+def test_a_run_and_a_data_set_that_do_not_fit_are_refused(results, capsys, monkeypatch):
+    run_id, whole = list_runs(Results(results))[0], data.load("digits")
+    wide = {part: replace(getattr(whole, part), x=whole.test.x.expand(-1, 3, -1, -1)) for part in ("train", "test")}
+    monkeypatch.setattr(data, "load", lambda name, folder=None: replace(whole, name=name, **wide))
+    for command in (["attack", run_id, "clean"], ["diagnose", run_id]):
+        code, _, err = bench(capsys, *command, "--dataset", "mnist", "--results", results)
+        assert code == 2 and "takes images (1, 8, 8) of 10 classes; mnist has (3, 8, 8) of 10" in err
+
+
+def test_what_cannot_be_recorded_is_not_attacked(results, tmp_path, capsys, monkeypatch):
+    run_id = list_runs(Results(results))[0]
+    evals = results / "evals" / run_id
+    shutil.rmtree(evals)
+    evals.write_text("in the way")
+    monkeypatch.setattr("bench.attack.evaluate", lambda *given, **more: pytest.fail("hours were spent"))
+    code, _, err = bench(capsys, "attack", run_id, "fgsm-digits", "--results", results)
+    assert code == 2 and "cannot make" in err
+
+
+def test_the_worst_of_many_attacks_has_a_record(results, capsys):
+    """Their names together are longer than a file name may be."""
+    run_id, names = list_runs(Results(results))[0], [name for name in Catalog().attack_tables if "-digits" in name]
+    plain = [name for name in names if name.startswith(("fgsm", "pgd", "mim", "noise", "ddn", "deepfool"))][:16]
+    assert len("+".join(plain)) > 150
+    code, out, err = bench(capsys, "attack", run_id, *plain, "--images", 2, "--results", results)
+    assert code == 0, err
+    assert Path(out.splitlines()[-1].removeprefix("record: ")).is_file()
 
 
 def test_report_needs_no_torch(results):

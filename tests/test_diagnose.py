@@ -387,6 +387,25 @@ def test_a_table_shows_the_worst_over_seeds_and_radii(filled):
     assert written[written["row"] == "AT"]["trust"].str.startswith("masked: square").all()
 
 
+def test_an_ok_at_a_radius_that_the_table_does_not_have_is_none(filled):
+    """At a radius of 0.0001 every network is fine."""
+    plan, results = filled
+    tiny = [replace(diagnosis(run_id), eps=1e-4) for run_id in runs_of(plan, "AT")]
+    for record in tiny:
+        write_diagnosis(results, record)
+    frame = table(plan, results)
+    said = frame[frame["row"] == "AT"]["trust"]
+    assert said.str.startswith("not diagnosed at a radius of this table: at-").all()
+    assert said.str.endswith("(but ok at Linf 0.0001)").all()
+    assert re.search(r"^AT .* not diagnosed at a radius of this table$", report.render(plan, frame, "text"), re.M)
+    for record in tiny:
+        write_diagnosis(results, replace(record, dataset="others", eps=8 / 255))
+    assert table(plan, results)["trust"].dropna().str.startswith("not diagnosed at").all()
+    for record in tiny:
+        write_diagnosis(results, diagnosis(record.run_id))
+    assert table(plan, results)["trust"].dropna().str.startswith("ok (Linf 8/255").all()
+
+
 def test_a_diagnosis_of_other_weights_does_not_count(filled):
     plan, results = filled
     for run_id in runs_of(plan, "AT"):
@@ -406,10 +425,20 @@ def own(tmp_path, monkeypatch):
         "import torch\nfrom test_diagnose import linear\n"
         "def honest():\n    return linear()\n"
         "def soft():\n    return torch.nn.Sequential(linear(), torch.nn.Softmax(1))\n"
+        "def numpy():\n    return Numpy()\n"
+        "class Numpy(torch.nn.Module):\n"
+        "    def forward(self, x):\n        return linear()(torch.from_numpy(x.numpy().round(1)))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr("bench.diagnose.Effort", lambda: TINY)
     return tmp_path / "results"
+
+
+def test_a_forward_pass_through_numpy_is_not_differentiable(own, capsys):
+    code = main(["diagnose", "own_digits:numpy", "--eps", "0.03", "--images", "20", "--results", str(own)])
+    out, err = capsys.readouterr()
+    assert code == 1, err
+    assert re.search(r"^fail  differentiable +it fails where gradients are asked for \(", out, re.M), out
 
 
 def test_the_command_prints_a_line_per_check_writes_a_record_and_exits_with_0(own, capsys):

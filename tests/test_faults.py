@@ -252,6 +252,19 @@ def test_a_read_only_folder_is_a_sentence_but_can_be_reported(folder, whole):
         assert code == 0 and "| AT" in output
 
 
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("command", [["report"], ["list", "recipes"], ["check", "--reference", "results"]])
+def test_a_full_disk_below_the_standard_output_is_a_sentence(whole, command):
+    """As in `bench check --format junit > robustness.xml`: no traceback, nor the exit code of a moved number."""
+    words, where = [sys.executable, "-m", "bench", *command], os.environ | {"PYTHONPATH": str(ROOT)}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            words, cwd=whole.parent, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=where
+        )
+    assert done.returncode == 2
+    assert done.stderr.strip() == "bench: cannot write the output: No space left on device"
+
+
 def test_a_folder_that_is_a_file_is_a_sentence(folder):
     (folder / "results").write_text("no folder")
     code, output = run(folder, results="results/inside").wait()

@@ -351,6 +351,7 @@ def test_plans_that_somebody_wrote(records: Any, change: Callable[[Any], Any]) -
         plan = read_plan(results, "tiny-dots")
         report.render(plan, table(plan, results), "markdown")
         check.check_records(plan, results, results)
+        assert plan.threats is not None
 
     try:
         outcome(work)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import string
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -177,6 +180,36 @@ def test_a_missing_or_broken_plan_is_a_sentence(tmp_path: Path):
     path.write_text(path.read_text()[:100])
     with pytest.raises(UserError, match=r"tiny-dots\.json"):
         plan.read_plan(results, "tiny-dots")
+
+
+MISFITS: dict[str, Callable[[plan.Plan], dict[str, Any]]] = {
+    "no seed or no image": lambda made: {"images": 0},
+    "there twice": lambda made: {"rows": ["AT", "AT"]},
+    "is no row": lambda made: {"baseline": "TRADES"},
+    "what is said of them differ": lambda made: {"budgets": {"Clean": "no attack"}},
+    "column 'Clean' is not made of": lambda made: {"unions": {"Clean": ["Clean", "C&W"]}},
+    "column 'C&W' is not made of": lambda made: {"means": {"C&W": ["nothing"]}},
+    "not one for each row": lambda made: {"cells": made.cells[1:]},
+    "not one for each row, attack and seed": lambda made: {"cells": [*made.cells, made.cells[0]]},
+    "has no settings": lambda made: {"attacks": {}},
+    "recipe has no settings": lambda made: {"recipes": {"at-tiny": {}, "mat-tiny": {}}},
+    "radius that its attack": lambda made: {"cells": [replace(cell, at=0.5) for cell in made.cells]},
+}
+
+
+@pytest.mark.parametrize("words", MISFITS)
+def test_a_plan_whose_parts_do_not_fit_is_none(words: str):
+    made = plan_2x2()
+    with pytest.raises(ValueError, match=re.escape(words)):
+        replace(made, **MISFITS[words](made))
+
+
+def test_the_threats_of_a_plan_are_its_distances():
+    made = plan_2x2(more=[Column("at 1", "ddn", at=1.0), Column("DDN", "ddn")])
+    assert made.threats == {("Linf", 8 / 255), ("L2", 0.5), ("L2", 1.0)}
+    settings = {"linf": 0.1, "l2": 0.5, "threat": {"norm": "own", "eps": 0}}
+    several = plan_2x2(attacks={"cw": {"attack": "msd", "version": 1, "settings": settings}})
+    assert several.threats == {("Linf", 0.1), ("L2", 0.5)}
 
 
 def test_a_plan_of_another_name_is_refused(tmp_path: Path):
