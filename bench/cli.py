@@ -322,7 +322,6 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with _sigterm_as_exception():
             code = app.main(arguments, prog_name="bench", standalone_mode=False)
-            sys.stdout.flush()
     except UserError as error:
         return _complain(str(error))
     except click.UsageError as error:

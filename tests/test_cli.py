@@ -343,12 +343,14 @@ def test_what_cannot_be_recorded_is_not_attacked(results, tmp_path, capsys, monk
     assert code == 2 and "cannot make" in err
 
 
-def test_the_worst_of_many_attacks_has_a_record(results, capsys):
+def test_the_worst_of_many_attacks_has_a_record(results, tmp_path, capsys):
     """Their names together are longer than a file name may be."""
-    run_id, names = list_runs(Results(results))[0], [name for name in Catalog().attack_tables if "-digits" in name]
-    plain = [name for name in names if name.startswith(("fgsm", "pgd", "mim", "noise", "ddn", "deepfool"))][:16]
-    assert len("+".join(plain)) > 150
-    code, out, err = bench(capsys, "attack", run_id, *plain, "--images", 2, "--results", results)
+    names, own = ["a" * 120, "b" * 120], tmp_path / "own.toml"
+    own.write_text(
+        "".join(f"[attacks.{one}]\nattack = 'fgsm'\nthreat = {{ norm = 'Linf', eps = 0.1 }}\n" for one in names)
+    )
+    command = ["attack", list_runs(Results(results))[0], *names, "--recipes", own, "--images", 2, "--results", results]
+    code, out, err = bench(capsys, *command)
     assert code == 0, err
     assert Path(out.splitlines()[-1].removeprefix("record: ")).is_file()
 
