@@ -6,12 +6,12 @@ and SIGTERM are one sentence and 130 or 143, and what is done is kept.
 
 from __future__ import annotations
 
-import os
+import errno
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -39,6 +39,8 @@ from bench.options import (
     STD,
     options,
 )
+
+OUTPUT_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -326,11 +328,10 @@ def main(arguments: list[str] | None = None) -> int:
         return _complain(str(error))
     except click.UsageError as error:
         return _complain(error.format_message() + (f"; see `{error.ctx.command_path} --help`" if error.ctx else ""))
-    except OSError as error:  # of files that are opened for the command everything else is a UserError
-        if error.filename is None:
-            _silence()
-        where = "the output" if error.filename is None else error.filename
-        return _complain(f"cannot write {where}: {error.strerror or error}")
+    except OSError as error:
+        if error.errno not in OUTPUT_FULL or error.filename is not None:
+            raise  # of files everything is a UserError; what is left is a mistake of ours
+        return _complain(f"cannot write the output: {error.strerror}")
     except click.Abort as stop:
         terminated = isinstance(stop.__cause__, _Terminated)
         sentence = "what is done is kept, and the same command goes on from there"
@@ -353,12 +354,6 @@ def _sigterm_as_exception() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _silence() -> None:
-    """Standard output goes nowhere from now on: it is full, and Python would try once more at its end."""
-    with suppress(OSError):  # where tests have put something else in its place
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(sentence: str, code: int = 2) -> int:
