@@ -186,7 +186,7 @@ class Target:
             try:
                 found = run(rows)
             except RuntimeError as error:
-                if rows.stop - rows.start == 1 or not _out_of_memory(error):
+                if rows.stop - rows.start == 1 or not out_of_memory(error):
                     raise
                 found = None
             if found is None:  # outside of the except, which keeps what the batch had allocated
@@ -276,8 +276,8 @@ def default_batch_size(x: Tensor) -> int:
     return int(min(1024, max(16, values // max(1, x.shape[1:].numel()))))
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
-    """On a CPU torch raises a plain RuntimeError."""
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether it is that; on a CPU torch raises a plain RuntimeError."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 

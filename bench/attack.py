@@ -6,7 +6,7 @@ The model is a run id of the registry, a weights file with an architecture, or a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from attacks.contract import Attack, ThreatModel
 from attacks.target import ModelError, Precision, Target
 from bench import adversarial, data, models, plan, registry, weights
 from bench.catalog import Catalog
-from bench.config import UserError, choose
+from bench.config import UserError, choose, first_line
 from bench.data import Dataset, Images
 from bench.device import choose_device, describe
 from bench.evaluate import DISTANCES, Verdicts, check_transfer, craft, evaluate, fingerprint
@@ -88,7 +88,8 @@ def attack_model(
     catalog.check_assignments()
     if len(parts) > 1 and source is not None:
         raise UserError("--source goes with one attack; craft them one by one")
-    subject = choose_subject(folder, model, arch, loaded, mean, std)
+    asked = [model] if source is None else [model, source]
+    subject, *origins = choose_subjects(folder, asked, arch, loaded, mean, std, where)
     count = images if images or indices else _images_of(catalog, attacks, len(loaded.test))
     wanted = choose_images(loaded, count, indices)
     say(foresight(len(wanted)))
@@ -97,8 +98,7 @@ def attack_model(
         if len(parts) > 1:
             lines = job.union("+".join(attacks), chosen, say)
         else:
-            origin = None if source is None else choose_subject(folder, source, arch, loaded, mean, std)
-            lines = job.single(parts[0], *chosen[parts[0]], origin)
+            lines = job.single(parts[0], *chosen[parts[0]], *origins)
     except ModelError as error:
         raise UserError(f"{model if source is None else f'{model} or {source}'}: {error}") from error
     for line in lines:
@@ -123,7 +123,9 @@ class _Job:
     def given(self) -> dict[str, Any]:
         return {"seed": self.seed, "batch_size": self.batch_size, "gradient_precision": self.precision}
 
-    def single(self, name: str, attack: Attack | None, resolved: dict[str, Any], origin: Subject | None) -> list[str]:
+    def single(
+        self, name: str, attack: Attack | None, resolved: dict[str, Any], origin: Subject | None = None
+    ) -> list[str]:
         """One attack, crafted on `origin` where that is another model -> what to print."""
         source = Source(origin.run_id, origin.weights_sha256) if origin else None
         eval_id = self._place(name, resolved, source)
@@ -216,47 +218,64 @@ def choose_data(folder: Results, model: str, dataset: str | None, data_dir: Path
     return data.load(dataset or "digits", data_dir)
 
 
-def choose_subject(
-    folder: Results, model: str, arch: str | None, source: Dataset, mean: Statistics | None, std: Statistics | None
-) -> Subject:
-    """A registered run, or a model of one's own, tried on one image. Raises UserError."""
-    if model in list_runs(folder):
-        subject = _registered(folder, model, arch, source, mean, std)
-    else:
-        subject = _own(model, arch, source, mean, std)
-    _try(model, subject.network, source)
-    return subject
+def choose_subjects(
+    folder: Results,
+    chosen: Sequence[str],
+    arch: str | None,
+    source: Dataset,
+    mean: Statistics | None,
+    std: Statistics | None,
+    device: torch.device,
+) -> list[Subject]:
+    """Registered runs, and models of one's own, for which arch, mean and std are; on the device, each tried on one
+    image. Raises UserError.
+    """
+    runs, subjects = list_runs(folder), []
+    for model in chosen:
+        if model in runs:
+            subject, own_arch = _registered(folder, model, arch, source)
+            if all(one in runs for one in chosen):
+                _refuse_unused(model, own_arch, arch, mean, std)
+        else:
+            subject = _own(model, arch, source, mean, std)
+        _try(model, subject.network.to(device), source, device)
+        subjects.append(subject)
+    return subjects
 
 
-def _registered(
-    folder: Results, model: str, arch: str | None, source: Dataset, mean: Statistics | None, std: Statistics | None
-) -> Subject:
-    """A run of the registry. Raises UserError for options that contradict its record."""
+def _registered(folder: Results, model: str, arch: str | None, source: Dataset) -> tuple[Subject, str]:
+    """A run of the registry, and its architecture. Raises UserError where the data set does not fit it."""
     network, record = registry.load(folder, model, () if arch is None else (arch,))
-    if arch is not None and arch != record.arch:
-        raise UserError(f"{model} is a {record.arch}, not a {arch}; leave --arch out")
-    if mean is not None or std is not None:
-        raise UserError(f"{model} holds its own normalisation; leave out --mean and --std")
     if (tuple(record.image_shape), record.classes) != (source.image_shape, source.classes):
         raise UserError(
             f"{model} takes images {tuple(record.image_shape)} of {record.classes} classes; {source.name} has "
             f"{source.image_shape} of {source.classes}"
         )
-    return Subject(network, model, record.weights_sha256)
+    return Subject(network, model, record.weights_sha256), record.arch
 
 
-def _try(model: str, network: nn.Module, source: Dataset) -> None:
+def _refuse_unused(
+    model: str, own_arch: str, arch: str | None, mean: Statistics | None, std: Statistics | None
+) -> None:
+    """Raises UserError for options that a registered run has no use for: the number would not be the one asked for."""
+    if arch is not None and arch != own_arch:
+        raise UserError(f"{model} is a {own_arch}, not a {arch}; leave --arch out")
+    if mean is not None or std is not None:
+        raise UserError(f"{model} holds its own normalisation; leave out --mean and --std")
+
+
+def _try(model: str, network: nn.Module, source: Dataset, device: torch.device) -> None:
     """One image through it: a model of one's own may raise anything. Raises UserError, which says what it was."""
     if any(module.training for module in network.modules()):
         return  # refused later, in words of its own, and a pass would change its statistics
     try:
-        Target(network).true_logits(source.test.x[:1])
+        Target(network).true_logits(source.test.x[:1].to(device))
     except ModelError as error:
         raise UserError(f"{model}: {error}") from error
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
         raise UserError(
-            f"{model} fails on an image {source.image_shape} of {source.name}: {type(error).__name__}: {reason}"
+            f"{model} fails on an image {source.image_shape} of {source.name}: {type(error).__name__}: "
+            f"{first_line(error)}"
         ) from error
 
 

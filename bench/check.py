@@ -10,11 +10,13 @@ moves no number by more than noise. Against a paper's table nothing fails: other
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import lcm
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from bench.compare import Robust
@@ -310,10 +312,17 @@ def _changes(seeds: Sequence[int], now: _Verdicts, then: _Verdicts, paired: bool
     """Every cell that has a number on both sides."""
     both = [cell for cell in now if cell in then]
     measure = compare if paired else compare_apart
-    moved = [measure(now[cell].robust, then[cell].robust) for cell in both]
+    moved = [measure(*_alike(now[cell].robust, then[cell].robust)) for cell in both]
     p = holm([one.p for one in moved])
     flips = [_flips(seeds, now[cell], then[cell]) if paired else [] for cell in both]
     return {cell: _Change(*change) for cell, *change in zip(both, moved, p, flips, strict=True)}
+
+
+def _alike(now: NDArray[np.bool_], then: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """[S, n, k] of both; where they are means of j and of k columns, each is repeated until both have as many."""
+    columns = lcm(now.shape[2], then.shape[2])
+    repeated = (one.repeat(columns // one.shape[2], axis=2) for one in (now, then))
+    return tuple(repeated)  # type: ignore[return-value]
 
 
 def _same_images(plan: Plan, other: Plan) -> bool:

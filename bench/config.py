@@ -51,6 +51,11 @@ def choose(name: str, known: Iterable[str], what: str, *lists: str) -> str:
     raise UserError(f"unknown {what} {name!r};{hint} {listed}")
 
 
+def first_line(error: Exception) -> str:
+    """What an error of another package says, as part of a sentence; its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def number(text: str | float) -> float:
     """ "8/255", "0.5", "1e-3" or a number -> the nearest float. Raises UserError for anything else."""
     try:

@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from bench.config import UserError
+from bench.config import UserError, first_line
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's <malloc.h>
 
@@ -26,8 +26,7 @@ def choose_device(name: str) -> torch.device:
             raise UserError(f"device {name!r} is not supported; known: cpu, cuda, cuda:1, ... and auto")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"device {name!r} cannot be used here ({reason}); try --device cpu") from error
+        raise UserError(f"device {name!r} cannot be used here ({first_line(error)}); try --device cpu") from error
     return device
 
 

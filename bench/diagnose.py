@@ -13,7 +13,7 @@ from torch import nn
 
 from attacks.contract import ThreatModel
 from attacks.noise import derive_seed
-from bench.attack import Statistics, Subject, choose_data, choose_images, choose_norm, choose_subject
+from bench.attack import Statistics, Subject, choose_data, choose_images, choose_norm, choose_subjects
 from bench.config import UserError, build, choose, settings_of
 from bench.device import choose_device, describe
 from bench.evidence import STAGES, Effort, Witness, substitute
@@ -64,8 +64,9 @@ def diagnose_model(
     folder, where, effort = Results(results), choose_device(device), effort or Effort()
     threat = _threat(folder, model, eps, norm)
     loaded = choose_data(folder, model, dataset, data_dir)
-    subject = choose_subject(folder, model, arch, loaded, mean, std)
-    origin = None if source is None else choose_subject(folder, source, arch, loaded, mean, std)
+    asked = [model] if source is None else [model, source]
+    subject, *origins = choose_subjects(folder, asked, arch, loaded, mean, std, where)
+    origin = origins[0] if origins else None
     count = images if images or indices else min(IMAGES, len(loaded.test))
     chosen = choose_images(loaded, count, indices)
     network = subject.network.to(where)

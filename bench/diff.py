@@ -83,7 +83,7 @@ def _lines(one: Diff) -> list[str]:
 
 def ids(images: Sequence[int]) -> str:
     """The first SHOWN numbers of images in words."""
-    more = f" and {len(images) - SHOWN} more (all: bench diff --format json)" if len(images) > SHOWN else ""
+    more = f" and {len(images) - SHOWN} more" if len(images) > SHOWN else ""
     return ", ".join(map(str, images[:SHOWN])) + more
 
 

@@ -22,9 +22,9 @@ from attacks.losses import LOSSES, cross_entropy, log_odds
 from attacks.norms import per_image
 from attacks.pgd import FGSM, PGD
 from attacks.square import Square
-from attacks.target import ModelError, Target, default_batch_size
+from attacks.target import ModelError, Target, default_batch_size, out_of_memory
 from bench import models
-from bench.config import UserError
+from bench.config import UserError, first_line
 from bench.data import Dataset, Images, check_images
 from bench.evaluate import AttackError, check_logits, craft, evaluate, fingerprint
 from bench.masking import Drift, Evidence, Slope
@@ -122,8 +122,9 @@ class Witness:
         try:
             reached = self._reached_by_gradients()
         except RuntimeError as error:  # such as a forward pass through numpy
-            why = f"it fails where gradients are asked for ({str(error).splitlines()[0]})"
-            return self._refuse("differentiable", why)
+            if out_of_memory(error):
+                raise
+            return self._refuse("differentiable", f"it fails where gradients are asked for ({first_line(error)})")
         if not reached:
             return self._refuse("differentiable", "autograd finds no way from the logits to the image")
         self._probe_gradients(target)

@@ -404,6 +404,10 @@ def write_plan(results: Results, plan: Plan) -> Path:
 def read_plan(results: Results, name: str) -> Plan:
     """Raises UserError when it is missing or broken."""
     choose(name, list_plans(results), f"planned table in {results.root}")
+    if not is_id(name):  # such as a copy with (1) behind its name
+        raise UserError(
+            f"{results.root / 'plans' / name}.json: {name!r} is no name of a plan; delete it, or move it away"
+        )
     plan = read_json(results.plan(name), Plan)
     if plan.name != name:
         path = results.plan(name)
@@ -412,12 +416,8 @@ def read_plan(results: Results, name: str) -> Plan:
 
 
 def list_plans(results: Results) -> list[str]:
-    """Names of the plans on disk. Raises UserError for a file that is none, such as a copy with (1) behind its name."""
-    paths = sorted((results.root / "plans").glob("[!.]*.json"))
-    for path in paths:
-        if not is_id(path.stem):
-            raise UserError(f"{path}: {path.stem!r} is no name of a plan; delete it, or move it away")
-    return [path.stem for path in paths]
+    """Names of the plans on disk."""
+    return sorted(path.stem for path in (results.root / "plans").glob("[!.]*.json"))
 
 
 def _slug(name: str) -> str:

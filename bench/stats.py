@@ -145,8 +145,8 @@ def foresight(n: int, seeds: int = 1) -> str:
         return told
     parts = _Parts(0.01**2 / seeds, 0.25 / n, seeds - 1, max(n - 1, 1))
     return (
-        f"{told}; over {seeds} seeds and images up to {200 * _half_width(parts, 1 - LEVEL):.1f} where seeds differ by "
-        "an sd of 1 point"
+        f"{told}; over {seeds} seeds and images up to {min(100, 200 * _half_width(parts, 1 - LEVEL)):.1f} where seeds "
+        "differ by an sd of 1 point"
     )
 
 

@@ -183,8 +183,8 @@ class _Replay:
 
     def _load(self, run_id: str, weights_sha256: str) -> nn.Module:
         model, run = registry.load(self.results, run_id, () if self.arch is None else (self.arch,))
-        if self.arch is not None and ":" not in self.arch:
-            raise UserError(f"{run_id} is a {run.arch}; --arch is for networks of one's own, as module:factory")
+        if self.arch is not None and ":" not in self.arch and self.arch != run.arch:
+            raise UserError(f"{run_id} is a {run.arch}, not a {self.arch}; leave --arch out")
         if run.weights_sha256 != weights_sha256:
             raise UserError(f"{self.record.eval_id} is of other weights than {run_id} has now; run it again")
         return model.to(self.device).eval()

@@ -20,7 +20,7 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from bench import models
-from bench.config import UserError
+from bench.config import UserError, first_line
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "ema", "best")
 PREFIXES = ("module.", "model.", "net.", "_orig_mod.")
@@ -110,8 +110,7 @@ def _plain_state(path: Path) -> dict[str, Tensor]:
             "save model.state_dict() and try again"
         ) from error
     except Exception as error:  # a damaged file breaks torch's reader anywhere
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} cannot be read as weights ({reason})") from error
+        raise UserError(f"{path} cannot be read as weights ({first_line(error)})") from error
     for name in WRAPPERS:
         if isinstance(loaded, dict) and isinstance(loaded.get(name), dict):
             loaded = loaded[name]

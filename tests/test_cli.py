@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from attacks.pgd import PGD
-from bench import data, registry, run, train
+from bench import data, models, registry, run, train
 from bench.catalog import Catalog
 from bench.cli import main
 from bench.records import Results, list_runs
@@ -313,6 +313,9 @@ def test_a_file_beside_the_plans_that_is_none_is_named(results, capsys):
     copy.write_bytes((results / "plans" / "table2-digits.json").read_bytes())
     code, _, err = bench(capsys, "report", "--results", results)
     assert code == 2 and str(copy) in err and "no name of a plan" in err
+    shutil.copy(results / "plans" / "table2-digits.json", results / "plans" / "curve-digits (1).json")
+    copy.unlink()
+    assert bench(capsys, "report", "table2", "--results", results)[0] == 0, "it is not asked for"
 
 
 def test_a_setting_of_what_is_not_used_is_refused(results, capsys):
@@ -331,6 +334,47 @@ def test_a_run_and_a_data_set_that_do_not_fit_are_refused(results, capsys, monke
     for command in (["attack", run_id, "clean"], ["diagnose", run_id]):
         code, _, err = bench(capsys, *command, "--dataset", "mnist", "--results", results)
         assert code == 2 and "takes images (1, 8, 8) of 10 classes; mnist has (3, 8, 8) of 10" in err
+
+
+def test_options_of_a_model_of_ones_own_do_not_hinder_the_run_it_is_attacked_from(
+    results, tmp_path, capsys, monkeypatch
+):
+    """--arch, --mean and --std are the weights file's, also where the run is attacked from the file."""
+    run_id, weights = list_runs(Results(results))[0], tmp_path / "w.pt"
+    torch.save(models.create("resnet8", (1, 8, 8), 10, seed=0).state_dict(), weights)
+    options = ["--arch", "resnet8", "--mean", "0.5", "--std", "0.5", "--images", 2, "--results", results]
+    for model, source in ((weights, run_id), (run_id, weights)):
+        code, _, err = bench(capsys, "attack", model, "pgd-100-last-digits", "--source", source, *options)
+        assert code == 0, err
+    code, _, err = bench(capsys, "attack", run_id, "pgd-100-last-digits", "--source", run_id, *options)
+    assert code == 2 and "leave --arch out" in err
+
+
+def test_a_model_is_tried_where_it_will_run(tmp_path, capsys, monkeypatch):
+    """On the device of the command: a network of a GPU fails on an image of the processor."""
+    (tmp_path / "gpu.py").write_text(
+        "import torch\n"
+        "class Model(torch.nn.Module):\n"
+        "    place = 'cpu'\n"
+        "    def to(self, device):\n        self.place = 'moved'\n        return self\n"
+        "    def forward(self, x):\n"
+        "        assert self.place == 'moved', 'on the processor'\n        return x.flatten(1)[:, :10]\n"
+        "def make():\n    return Model()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    code, _, err = bench(capsys, "attack", "gpu:make", "clean", "--images", 2, "--results", tmp_path)
+    assert code == 0, err
+
+
+def test_an_error_of_ours_is_no_full_output(monkeypatch):
+    """A mistake in the code has its traceback, which says where it is."""
+
+    def broken(*given):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("bench.listing.LISTS", {"runs": broken})
+    with pytest.raises(BlockingIOError):
+        main(["list", "runs"])
 
 
 def test_what_cannot_be_recorded_is_not_attacked(results, tmp_path, capsys, monkeypatch):

@@ -127,7 +127,7 @@ def test_holm_by_hand():
 def test_what_is_foretold_of_seeds_is_the_width_over_seeds_and_images():
     """By hand: 12.706^2 0.01^2 / 2 + 1.962^2 0.25 / 1000, its root, twice, in points."""
     assert "over 2 seeds and images up to 19.0 where seeds differ by an sd of 1 point" in foresight(1000, 2)
-    assert "seeds" not in foresight(1000)
+    assert "seeds" not in foresight(1000) and "up to 100.0" in foresight(2, 2)
 
 
 def test_widest_is_the_interval_at_one_half():
