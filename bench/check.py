@@ -33,11 +33,12 @@ from bench.tables import OK, table, verdicts
 
 COLUMNS = [
     "table", "row", "column", "n", "accuracy_percent", "tolerance_percent", "seed_spread_percent",
-    "attack", "recipe", "chosen_with", "provenance",
+    "reach", "attack", "recipe", "chosen_with", "provenance",
 ]  # fmt: skip
 LEAST_TOLERANCE = 2.0  # points: what another CPU or another release of the packages was allowed to move
 MOST_TOLERANCE = 25.0  # points: what lets more pass is no check
 FALSE_ALARM = 0.001  # how often an equal training may fail the whole table
+WHOLE = 1e-3  # of the radius: a bounded attack on hundreds of images comes as near to it, or never meant to
 _Verdicts = Mapping[tuple[str, str], Robust]
 _SLACK = 1e-4  # points: the reference file's last digit
 
@@ -185,6 +186,7 @@ def write_reference(plan: Plan, frame: pd.DataFrame, path: Path) -> Path:
             "accuracy_percent": 100 * frame["accuracy"],
             "tolerance_percent": _tolerance(plan, frame),
             "seed_spread_percent": 100 * frame["seed_spread"],
+            "reach": frame["reach"],
             "provenance": frame["run_ids"],
         }
     )
@@ -214,20 +216,29 @@ def _made_with(plan: Plan, line: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _made_otherwise(line: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
-    """Where a cell and its reference do not stand for the same thing."""
+    """Where a cell and its reference do not stand for the same thing: in what the settings say, or in what the code
+    makes of a radius, where the reference goes as far as it may.
+    """
     words = {"attack": "attacked with", "recipe": "trained by", "chosen_with": "checkpoint chosen with images"}
-    return [
+    told = [
         f"{said} {line[key]}, the reference {said.split()[-1]} {known[key]}"
         for key, said in words.items()
         if line[key] != known[key]
     ]
+    if abs(known["reach"] - 1) < WHOLE and not line["reach"] > 1 - WHOLE:
+        told.append(
+            f"its farthest image lies at {line['reach']:.4g} of the radius, the reference's at {known['reach']:.4g}"
+        )
+    return told
 
 
 def _held_otherwise(line: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
     """What else of a reference cell `write_reference` changes."""
     was, now = known["tolerance_percent"], line["tolerance_percent"]
     wider = [f"tolerance {was:.2f} -> {now:.2f} points"] if abs(was - now) > _SLACK else []
-    return wider + (["of other networks"] if line["run_ids"] != known["provenance"] else [])
+    before, reach = (f"{one['reach']:.4f}" for one in (known, line))  # as the file has it
+    farther = [f"reach {before} -> {reach}"] if before != reach else []
+    return [*wider, *farther, *(["of other networks"] if line["run_ids"] != known["provenance"] else [])]
 
 
 def _tolerance(plan: Plan, frame: pd.DataFrame) -> pd.Series:
@@ -270,6 +281,7 @@ def _read(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
     if not (numbers.ge(0) & np.isfinite(numbers)).all(axis=None) or (numbers.iloc[:, 1:] > 100).any(axis=None):
         raise UserError(f"{path}: a cell has no n, or no accuracy_percent or tolerance_percent in 0..100")
     frame[numbers.columns] = numbers
+    frame["reach"] = pd.to_numeric(frame["reach"], errors="coerce").astype(float)
     return {(line["row"], line["column"]): line for line in frame.to_dict("records")}
 
 

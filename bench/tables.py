@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from math import isclose
+from math import isclose, nan
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,7 +36,7 @@ from bench.stats import over_seeds
 
 COLUMNS = [
     "table", "row", "column", "seeds", "n", "accuracy", "low", "high", "seed_spread",
-    "state", "error", "run_ids", "broken_by", "health", "trust", *COMPARED,
+    "state", "error", "run_ids", "broken_by", "health", "trust", "reach", *COMPARED,
 ]  # fmt: skip
 TRUST = ("ok", UNKNOWN := "not diagnosed", "doubtful", "masked")  # the worst last
 OK, MISSING, STALE, ERROR = WORST = ("ok", "missing", "stale", "error")
@@ -67,14 +67,15 @@ def table(plan: Plan, results: Results) -> pd.DataFrame:
 
     state: "ok", or "missing", "error", "stale", and then there are no numbers and `error` says why. broken_by: for
     a union a list of Broken. health: run id -> what is wrong with a network behind the number, {} if nothing is.
-    trust: that of the row, see `trust`. The last columns are of `compare.between_rows`, NaN or None where there is
-    nothing to compare. Raises UserError for a broken record.
+    trust: that of the row, see `trust`. reach: how far the farthest adversarial image lies, as a share of the radius;
+    of several networks the least; NaN where there is no distance. The last columns are of `compare.between_rows`, NaN
+    or None where there is nothing to compare. Raises UserError for a broken record.
     """
     lines, cells = _lines_and_verdicts(plan, results)
     compared = between_rows(plan.rows, plan.columns, cells, plan.baseline)
     lines = [line | compared.get((line["row"], line["column"]), {}) for line in lines]
     frame = pd.DataFrame(lines, columns=COLUMNS)
-    numbers = dict.fromkeys(("accuracy", "low", "high", "seed_spread", *COMPARED[:-1]), "float64")
+    numbers = dict.fromkeys(("accuracy", "low", "high", "seed_spread", "reach", *COMPARED[:-1]), "float64")
     frame = frame.astype({"seeds": "int64", "n": "Int64"} | numbers)
     for name in ("error", "broken_by", "health", "trust", "best"):
         frame[name] = pd.Series([line.get(name) for line in lines], dtype=object)  # None stays None
@@ -244,9 +245,17 @@ def _line(
     verdicts = _verdicts(plan, plan.means.get(column, [column]), found)
     value, spread = over_seeds(verdicts.robust)
     line |= {"n": value.n, "accuracy": value.value, "low": value.low, "high": value.high, "seed_spread": spread}
+    if column in found:
+        line["reach"] = min(_reach(one.record) for one in found[column] if one.record is not None)
     if column in plan.unions:
         line["broken_by"] = _broken_by(plan, plan.unions[column], found)
     return line, verdicts
+
+
+def _reach(record: EvalRecord) -> float:
+    """How far the farthest adversarial image lies, as a share of the radius; NaN for what has no distance."""
+    norm = record.norm.lower()
+    return float(record.images[norm].max()) / record.eps if norm in DISTANCES and record.eps > 0 else nan
 
 
 def _verdicts(plan: Plan, columns: Sequence[str], found: Mapping[str, Sequence[Found]]) -> Robust:

@@ -89,6 +89,30 @@ def test_another_radius_fails_where_every_number_is_the_same(reference: Path, tm
     assert len(found) == 2 and all(re.search(f"C&W: {wanted}", line) for line in found)
 
 
+def test_a_smaller_radius_in_the_code_fails_where_settings_and_numbers_are_the_same(
+    frame: pd.DataFrame, tmp_path: Path
+):
+    """The farthest of the reference's images is at the edge of the ball; now none is."""
+    edge = frame.assign(reach=1.0)
+    path = write_reference(PLAN, edge, tmp_path / "r.csv")
+    assert failures(edge, path) == [] and failures(edge.assign(reach=0.9995), path) == []
+    found = failures(edge.assign(reach=0.148 / 0.15), path)
+    assert len(found) == 4 and "farthest image lies at 0.9867 of the radius, the reference's at 1" in found[0]
+    assert len(failures(edge.assign(reach=float("nan")), path)) == 4
+    inside = write_reference(PLAN, edge.assign(reach=0.96), tmp_path / "inside.csv")
+    assert failures(edge.assign(reach=0.9), inside) == [], "such as the closest images of a minimal-norm attack"
+    assert frame["reach"].isna().tolist() == [False] * 4 and frame["reach"][1] == pytest.approx(0.03 / (8 / 255))
+
+
+def test_the_reach_of_several_networks_is_the_least(tmp_path: Path):
+    plan, results = plan_2x2(seeds=(0, 1)), Results(tmp_path)
+    fill(plan, results, {key: value[:4] for key, value in ALL.items()})
+    cell = next(cell for cell in plan.cells if cell.column == "C&W" and cell.seed == 1)
+    record = read_eval(results, cell.run_id, cell.eval_id)
+    write_eval(results, replace(record, images=record.images.assign(linf=[0.01, 0.02, 0.0, 0.01])))
+    assert table(plan, results)["reach"][1] == pytest.approx(0.02 / (8 / 255))
+
+
 def test_another_setting_of_an_attack_fails_where_its_words_are_the_same(reference: Path, tmp_path: Path):
     settings = {"threat": {"norm": "Linf", "eps": 8 / 255}, "steps": 100, "step": 0.003}
     attacks = {"cw": {"attack": "cw", "version": 1, "settings": settings | {"loss": "margin"}}}

@@ -381,7 +381,7 @@ def test_ids_stay_in_the_folder(records: Any, name: str) -> None:
 
 REFERENCE = pd.DataFrame(
     {"table": "tiny-dots", "row": "AT", "column": column, "n": 4, "accuracy_percent": f"{accuracy:.4f}"}
-    | {"tolerance_percent": "2.0000", "seed_spread_percent": "", "provenance": "somewhere"}
+    | {"tolerance_percent": "2.0000", "seed_spread_percent": "", "reach": "", "provenance": "somewhere"}
     | check._made_with(plan_2x2(), {"row": "AT", "column": column})
     for column, accuracy in (("Clean", 100), ("C&W", 50))
 )[check.COLUMNS].to_csv(index=False).encode()  # fmt: skip
