@@ -17,54 +17,26 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from bench.compare import Robust
-from bench.config import UserError
 from bench.diff import ids
-from bench.files import write_text
 from bench.outcome import Checked, CheckResult
-from bench.plan import Plan, digest, read_plan
-from bench.provenance import Provenance
-from bench.records import Results, check_id, read_eval, read_run
+from bench.plan import Plan, read_plan
+from bench.records import Results
+from bench.reference import SLACK, cells_of, made_otherwise, read_reference
 from bench.report import against_paper
 from bench.stats import LEVEL, Difference, compare, compare_apart, holm
 from bench.tables import OK, table, verdicts
 
-COLUMNS = [
-    "table", "row", "column", "n", "accuracy_percent", "tolerance_percent", "seed_spread_percent",
-    "reach", "attack", "recipe", "chosen_with", "provenance",
-]  # fmt: skip
-LEAST_TOLERANCE = 2.0  # points: what another CPU or another release of the packages was allowed to move
-MOST_TOLERANCE = 25.0  # points: what lets more pass is no check
-FALSE_ALARM = 0.001  # how often an equal training may fail the whole table
-WHOLE = 1e-3  # of the radius: a bounded attack on hundreds of images comes as near to it, or never meant to
 _Verdicts = Mapping[tuple[str, str], Robust]
-_SLACK = 1e-4  # points: the reference file's last digit
-
-
-def reference_path(name: str) -> Path:
-    """Where a plan's reference numbers lie, below the current folder."""
-    return Path("results") / "reference" / f"{name}.csv"
-
-
-def paper_path(plan: Plan) -> Path:
-    """Where the numbers of a plan's paper lie, below the current folder. Raises UserError where it has none, or names
-    a file elsewhere: a plan may be a stranger's.
-    """
-    file = plan.reference.partition(":")[0]
-    if not file:
-        raise UserError(f"{plan.name} has no published numbers: {plan.source}; leave --paper out")
-    check_id(file)
-    return Path("results") / "reference" / file
 
 
 def check(plan: Plan, frame: pd.DataFrame, reference: Path) -> CheckResult:
-    """The table of `tables.table` against a reference CSV (COLUMNS). Raises UserError when that is missing
+    """The table of `tables.table` against a file of `bench.reference`. Raises UserError when that is missing
     or broken.
     """
-    known = _read(reference)
-    lines = _lines(plan, frame)
+    known = read_reference(reference)
+    lines = cells_of(plan, frame)
     cells = []
     for (row, column), line in lines.items():
         problems = _problems(line, known.get((row, column)), is_attack=plan.budgets.get(column) != "no attack")
@@ -81,7 +53,7 @@ def check_records(plan: Plan, results: Results, reference: Results) -> CheckResu
     (`stats.compare`), else by their intervals (`stats.compare_apart`). Raises UserError.
     """
     before = read_plan(reference, plan.name)
-    lines, known = _lines(plan, table(plan, results)), _lines(before, table(before, reference))
+    lines, known = cells_of(plan, table(plan, results)), cells_of(before, table(before, reference))
     paired = _same_images(plan, before) and plan.seeds == before.seeds
     changes = _changes(plan.seeds, verdicts(plan, results), verdicts(before, reference), paired)
     cells = []
@@ -89,7 +61,7 @@ def check_records(plan: Plan, results: Results, reference: Results) -> CheckResu
         problems, words = _lacking(line, known.get((row, column)), reference.root), []
         if not problems:
             change, is_attack = changes[row, column], plan.budgets.get(column) != "no attack"
-            problems = [*_problem(change, is_attack), *_made_otherwise(line, known[row, column])]
+            problems = [*_problem(change, is_attack), *made_otherwise(line, known[row, column])]
             words = [_moved(line, change), *change.flips] if problems or change.flips else []
         cells.append(Checked(row, column, not problems, "; ".join([*problems, *words])))
     cells += [Checked(*key, ok=False, words="not in the table") for key in known if key not in lines]
@@ -118,173 +90,6 @@ def check_paper(plan: Plan, frame: pd.DataFrame, published: Path) -> CheckResult
     return CheckResult(plan.name, str(published), cells, told if cells else nothing)
 
 
-def update(plan: Plan, results: Results, path: Path) -> list[str]:
-    """Today's numbers become the reference; returns what changes, cell by cell. Raises UserError when a cell has no
-    number or a record could not be made again.
-    """
-    frame = table(plan, results)
-    _refuse_incomplete(plan, frame)
-    _refuse_dirty(plan, results)
-    told = _what_changes(plan, frame, path)
-    return [*told, f"wrote {write_reference(plan, frame, path)}"]
-
-
-def _what_changes(plan: Plan, frame: pd.DataFrame, reference: Path) -> list[str]:
-    """What `write_reference` would change, cell by cell. Raises UserError when the old reference is broken."""
-    old = _read(reference) if reference.exists() else {}
-    frame = frame.assign(tolerance_percent=_tolerance(plan, frame))
-    new = _lines(plan, frame)
-    lines = []
-    for (row, column), line in new.items():
-        known, now = old.get((row, column)), 100 * line["accuracy"]
-        if known is None:
-            lines.append(f"+ {row} / {column}: {now:.2f} %")
-        elif abs(now - known["accuracy_percent"]) > _SLACK or line["n"] != known["n"]:
-            was = f"{known['accuracy_percent']:.2f} % of {known['n']:.0f}"
-            lines.append(f"! {row} / {column}: {was} -> {now:.2f} % of {line['n']} images")
-        elif other := [*_made_otherwise(line, known), *_held_otherwise(line, known)]:
-            lines.append(f"! {row} / {column}: {'; '.join(other)}")
-    gone = [cell for cell in old if cell not in new]
-    lines += [f"- {row} / {column}: {old[row, column]['accuracy_percent']:.2f} %" for row, column in gone]
-    return [*lines, f"{plan.name}: {len(lines)} of {len(new | old)} cells change"]
-
-
-def _refuse_incomplete(plan: Plan, frame: pd.DataFrame) -> None:
-    """Raises UserError when a cell of the table has no number."""
-    bad = frame[frame["state"] != OK]
-    if len(bad):
-        why = f"{len(bad)} cells without a number, so it is no reference"
-        raise UserError(f"{plan.name} has {why}: {bad['error'].iloc[0]}")
-
-
-def _refuse_dirty(plan: Plan, results: Results) -> None:
-    """Raises UserError when a record behind the table was made by code that is in no commit, or nobody knows which."""
-    made: dict[str, Provenance] = {}
-    for cell in plan.cells:
-        for run_id in cell.networks:
-            made.setdefault(run_id, read_run(results, run_id).provenance)
-        what = f"{cell.eval_id} of {cell.run_id}"
-        made.setdefault(what, read_eval(results, cell.run_id, cell.eval_id).provenance)
-    dirty = [what for what, by in made.items() if by.git_dirty or by.git_commit == "unknown"]
-    if dirty:
-        raise UserError(
-            f"{plan.name}: {len(dirty)} of {len(made)} records were made with uncommitted changes or outside a "
-            f"repository, such as {dirty[0]}, so nobody could make them again; commit, delete them and run again"
-        )
-
-
-def write_reference(plan: Plan, frame: pd.DataFrame, path: Path) -> Path:
-    """Today's numbers as the reference, see `_tolerance`. Raises UserError when a cell has none."""
-    _refuse_incomplete(plan, frame)
-    made_with = pd.DataFrame([_made_with(plan, line) for line in frame.to_dict("records")])
-    lines = pd.DataFrame(
-        {
-            "table": frame["table"],
-            "row": frame["row"],
-            "column": frame["column"],
-            "n": frame["n"],
-            "accuracy_percent": 100 * frame["accuracy"],
-            "tolerance_percent": _tolerance(plan, frame),
-            "seed_spread_percent": 100 * frame["seed_spread"],
-            "reach": frame["reach"],
-            "provenance": frame["run_ids"],
-        }
-    )
-    lines = pd.concat([lines, made_with], axis=1)[COLUMNS]
-    return write_text(path, lines.to_csv(index=False, float_format="%.4f"))
-
-
-def _lines(plan: Plan, frame: pd.DataFrame) -> dict[tuple[str, str], dict[str, Any]]:
-    """(row, column) -> a line of the table, and what its number stands for."""
-    return {(line["row"], line["column"]): line | _made_with(plan, line) for line in frame.to_dict("records")}
-
-
-def _made_with(plan: Plan, line: Mapping[str, Any]) -> dict[str, str]:
-    """What a cell's number stands for: the attack in words and a hash of its settings, the recipe by name and a hash
-    of its settings, and a hash of the images that chose the checkpoint. A column that is made of others has words
-    only: theirs have the hashes.
-    """
-    recipe = next(cell.recipe for cell in plan.cells if cell.row == line["row"])
-    attack = next(
-        (f", settings {digest(plan.attacks[c.attack])}" for c in plan.cells if c.column == line["column"]), ""
-    )
-    return {
-        "attack": plan.budgets[line["column"]] + attack,
-        "recipe": f"{recipe} {digest(plan.recipes[recipe])}",
-        "chosen_with": (plan.validation_sha256 or "unknown")[:12],
-    }
-
-
-def _made_otherwise(line: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
-    """Where a cell and its reference do not stand for the same thing: in what the settings say, or in what the code
-    makes of a radius, where the reference goes as far as it may.
-    """
-    words = {"attack": "attacked with", "recipe": "trained by", "chosen_with": "checkpoint chosen with images"}
-    told = [
-        f"{said} {line[key]}, the reference {said.split()[-1]} {known[key]}"
-        for key, said in words.items()
-        if line[key] != known[key]
-    ]
-    if abs(known["reach"] - 1) < WHOLE and not line["reach"] > 1 - WHOLE:
-        told.append(
-            f"its farthest image lies at {line['reach']:.4g} of the radius, the reference's at {known['reach']:.4g}"
-        )
-    return told
-
-
-def _held_otherwise(line: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
-    """What else of a reference cell `write_reference` changes."""
-    was, now = known["tolerance_percent"], line["tolerance_percent"]
-    wider = [f"tolerance {was:.2f} -> {now:.2f} points"] if abs(was - now) > _SLACK else []
-    before, reach = (f"{one['reach']:.4f}" for one in (known, line))  # as the file has it
-    farther = [f"reach {before} -> {reach}"] if before != reach else []
-    return [*wider, *farther, *(["of other networks"] if line["run_ids"] != known["provenance"] else [])]
-
-
-def _tolerance(plan: Plan, frame: pd.DataFrame) -> pd.Series:
-    """How far, in points, a training with one new seed may lie from each cell: at least LEAST_TOLERANCE. Raises
-    UserError where it is more than MOST_TOLERANCE.
-
-    With S >= 2 seeds: the prediction interval of one more, t * spread * sqrt(1 + 1 / S), where the spread is
-    pooled over the rows of a column and t has its S - 1 degrees of freedom per row; the level is FALSE_ALARM
-    shared by all cells (Bonferroni). With one seed the spread is unknown, and it is half the width of the
-    interval over images.
-    """
-    seeds = int(frame["seeds"].min())
-    if seeds < 2:
-        return (50 * (frame["high"] - frame["low"])).clip(lower=LEAST_TOLERANCE)
-    columns = frame.groupby("column")["seed_spread"]
-    pooled = columns.transform(lambda spread: (spread**2).mean() ** 0.5)
-    freedom = columns.transform("size") * (seeds - 1)
-    wide = 100 * stdtrit(freedom, 1 - FALSE_ALARM / (2 * len(frame))) * pooled * (1 + 1 / seeds) ** 0.5
-    if wide.max() > MOST_TOLERANCE:
-        raise UserError(
-            f"{plan.name}: with {seeds} seeds of {len(plan.rows)} rows an equal training may lie {wide.max():.0f} "
-            f"points off, and a reference that lets more than {MOST_TOLERANCE:.0f} pass checks nothing; "
-            "give more seeds, or one"
-        )
-    return wide.clip(lower=LEAST_TOLERANCE)
-
-
-def _read(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """(row, column) -> the reference cell."""
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)  # a row may be named NA, a hash be all digits
-    except FileNotFoundError as error:
-        advice = "make one with `bench check --update` and commit it"
-        raise UserError(f"{path}: there is no reference; {advice}") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: is no readable CSV ({error})") from error
-    if list(frame.columns) != COLUMNS or frame[["row", "column"]].duplicated().any():
-        raise UserError(f"{path}: wanted the columns {', '.join(COLUMNS)} and each cell once")
-    numbers = frame[["n", "accuracy_percent", "tolerance_percent"]].apply(pd.to_numeric, errors="coerce").astype(float)
-    if not (numbers.ge(0) & np.isfinite(numbers)).all(axis=None) or (numbers.iloc[:, 1:] > 100).any(axis=None):
-        raise UserError(f"{path}: a cell has no n, or no accuracy_percent or tolerance_percent in 0..100")
-    frame[numbers.columns] = numbers
-    frame["reach"] = pd.to_numeric(frame["reach"], errors="coerce").astype(float)
-    return {(line["row"], line["column"]): line for line in frame.to_dict("records")}
-
-
 def _problems(line: Mapping[str, Any], known: Mapping[str, Any] | None, is_attack: bool) -> list[str]:
     """Why the cell fails its reference number: nothing, if it does not."""
     if line["state"] != OK:
@@ -294,10 +99,10 @@ def _problems(line: Mapping[str, Any], known: Mapping[str, Any] | None, is_attac
     if line["n"] != known["n"]:
         return [f"measured on {line['n']} images, the reference on {known['n']}"]
     moved = 100 * float(line["accuracy"]) - known["accuracy_percent"]
-    if abs(moved) <= known["tolerance_percent"] + _SLACK:
-        return _made_otherwise(line, known)
+    if abs(moved) <= known["tolerance_percent"] + SLACK:
+        return made_otherwise(line, known)
     words = f"{moved:+.2f} points from {known['accuracy_percent']:.2f} % (tolerance {known['tolerance_percent']:.2f})"
-    return [f"{words}: {_which_way(moved, is_attack)}", *_made_otherwise(line, known)]
+    return [f"{words}: {_which_way(moved, is_attack)}", *made_otherwise(line, known)]
 
 
 def _which_way(moved: float, is_attack: bool) -> str:

@@ -146,6 +146,7 @@ def report(
 def check(names: tuple[str, ...], reference: Path | None, paper: bool, update: bool, style: str, results: Path) -> int:
     """Hold tables to their reference; exit code 1 when a number moved by more than its tolerance, or than chance."""
     from bench import check, outcome, records, tables
+    from bench import reference as numbers
 
     folder, outcomes = records.Results(results), []
     plans = _plans(folder, names)
@@ -157,13 +158,13 @@ def check(names: tuple[str, ...], reference: Path | None, paper: bool, update: b
     if paper and update:
         raise UserError("--update writes our own numbers, and --paper holds them to others; give one of them")
     for plan in plans:
-        path = reference or (check.paper_path(plan) if paper else check.reference_path(plan.name))
+        path = reference or (numbers.paper_path(plan) if paper else numbers.reference_path(plan.name))
         if of_records:
             outcomes.append(check.check_records(plan, folder, records.Results(path)))
         elif paper:
             outcomes.append(check.check_paper(plan, tables.table(plan, folder), path))
         elif update:
-            click.echo("\n".join(check.update(plan, folder, path)))
+            click.echo("\n".join(numbers.update(plan, folder, path)))
         else:
             outcomes.append(check.check(plan, tables.table(plan, folder), path))
     if outcomes:

@@ -13,12 +13,13 @@ import pytest
 import scipy.stats
 from hand_made import MADE_BY, fill, plan_2x2, renamed, run_record
 
-from bench.check import check, check_paper, check_records, reference_path, write_reference
+from bench.check import check, check_paper, check_records
 from bench.cli import main
 from bench.config import UserError
 from bench.outcome import Checked, CheckResult, tell
 from bench.plan import Plan, write_plan
 from bench.records import Results, read_eval, write_eval, write_run
+from bench.reference import reference_path, write_reference
 from bench.spec import Column
 from bench.tables import table
 

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from test_data import write_shards
 
-from bench import check, data, files, models, report, weights
+from bench import check, data, files, models, reference, report, weights
 from bench.catalog import Catalog
 from bench.config import UserError, build, number, override, read_toml
 from bench.plan import read_plan, write_plan
@@ -382,9 +382,9 @@ def test_ids_stay_in_the_folder(records: Any, name: str) -> None:
 REFERENCE = pd.DataFrame(
     {"table": "tiny-dots", "row": "AT", "column": column, "n": 4, "accuracy_percent": f"{accuracy:.4f}"}
     | {"tolerance_percent": "2.0000", "seed_spread_percent": "", "reach": "", "provenance": "somewhere"}
-    | check._made_with(plan_2x2(), {"row": "AT", "column": column})
+    | reference._made_with(plan_2x2(), {"row": "AT", "column": column})
     for column, accuracy in (("Clean", 100), ("C&W", 50))
-)[check.COLUMNS].to_csv(index=False).encode()  # fmt: skip
+)[reference.COLUMNS].to_csv(index=False).encode()  # fmt: skip
 
 
 def test_the_reference_that_is_damaged_is_whole(records: Any) -> None:
@@ -405,8 +405,8 @@ def test_reference_tables(records: Any, change: Callable[[bytes], bytes], values
     if not isinstance(found, UserError):
         assert not found.ok, "MAT has no records"
         if "AT / C&W" not in "\n".join(found.lines):
-            known = check._read(path)["AT", "C&W"]
-            assert abs(known["accuracy_percent"] - 50) <= known["tolerance_percent"] + check._SLACK
+            known = reference.read_reference(path)["AT", "C&W"]
+            assert abs(known["accuracy_percent"] - 50) <= known["tolerance_percent"] + reference.SLACK
             assert 0 <= known["tolerance_percent"] <= 100
 
 

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 RIGHT = (
     "config", "files", "provenance", "records", "spec", "plan", "stats", "masking", "compare", "tables", "report",
-    "figures", "check", "outcome", "diff",
+    "figures", "reference", "check", "outcome", "diff",
 )  # fmt: skip
 THIRD_PARTY_ATTACKS = {"foolbox", "torchattacks", "pyautoattack", "art"}
 FILES = [path for room in ("attacks", "trainers", "bench") for path in sorted((ROOT / room).rglob("*.py"))]
