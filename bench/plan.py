@@ -154,7 +154,9 @@ def _is_resolved(kind: Mapping[str, Any]) -> bool:
     if not isinstance(settings, dict) or not isinstance(teacher, dict) or "name" not in teacher:
         return False
     threat = settings.get("threat", {"norm": "", "eps": 0.0})
-    if not isinstance(settings.get("schedule", {}), dict) or not isinstance(threat, dict) or "norm" not in threat:
+    if not isinstance(settings.get("schedule", {}), dict) or not isinstance(threat, dict):
+        return False
+    if not isinstance(threat.get("norm"), str):
         return False
     radii = [threat.get("eps"), *(settings[norm] for norm in ("linf", "l2", "l1") if norm in settings)]
     return all(isinstance(eps, int | float) for eps in radii)

@@ -193,6 +193,9 @@ MISFITS: dict[str, Callable[[plan.Plan], dict[str, Any]]] = {
     "not one for each row, attack and seed": lambda made: {"cells": [*made.cells, made.cells[0]]},
     "has no settings": lambda made: {"attacks": {}},
     "recipe has no settings": lambda made: {"recipes": {"at-tiny": {}, "mat-tiny": {}}},
+    "attack or a recipe has no settings": lambda made: {
+        "attacks": made.attacks | {"cw-tiny": {"settings": {"threat": {"norm": ["Linf"], "eps": 0.1}}}}
+    },
     "radius that its attack": lambda made: {"cells": [replace(cell, at=0.5) for cell in made.cells]},
 }
 
