@@ -188,15 +188,24 @@ class Witness:
         double = ThreatModel(threat.norm, min(2 * threat.eps, 1.0) if threat.norm == "Linf" else 2 * threat.eps)
         return {
             "fgsm": FGSM(threat),
-            "pgd-few": _pgd(threat, effort.few),
-            "pgd": _pgd(threat, effort.steps),
-            "pgd-many": _pgd(threat, effort.many),
-            "pgd-restarts": replace(_pgd(threat, effort.steps), restarts=effort.restarts),
-            "pgd-margin": replace(_pgd(threat, effort.steps), loss="margin"),
-            "pgd-double": _pgd(double, effort.steps),
-            "pgd-grey": _pgd(GREY, effort.steps),
+            "pgd-few": self._pgd(threat, effort.few),
+            "pgd": self._pgd(threat, effort.steps),
+            "pgd-many": self._pgd(threat, effort.many),
+            "pgd-restarts": replace(self._pgd(threat, effort.steps), restarts=effort.restarts),
+            "pgd-margin": replace(self._pgd(threat, effort.steps), loss="margin"),
+            "pgd-double": self._pgd(double, effort.steps),
+            "pgd-grey": self._pgd(GREY, effort.steps),
             "noise": PGD(threat, steps=1, step=0.0, restarts=effort.draws, stop="last"),
         }
+
+    def _pgd(self, threat: ThreatModel, steps: int) -> PGD:
+        """Cross-entropy, uniform start, last iterate; steps that can cross the ball, a tenth of the radius at least. In
+        L1 a step goes to as large a share of the image's values as 5 to 20 are of the 3072 of CIFAR-10: of 64 values
+        5 to 20 are so many that FGSM, which takes the steepest, alone broke 6 of 100 images of a MAT-MSD network.
+        """
+        values = self.x[0].numel()
+        pixels = (max(1, round(5 * values / 3072)), max(1, round(20 * values / 3072)))
+        return PGD(threat, steps, step=max(0.1, 2.5 / steps) * threat.eps, stop="last", l1_pixels=pixels)
 
     def _run(self, name: str, attack: Attack, **given: object) -> np.ndarray:
         """Judge the attack, note who stands, and return the distances in L2 [n], inf where nothing fooled."""
@@ -226,7 +235,7 @@ class Witness:
             return self._note(stands=stands, without=self.evidence.without | {"boundary": reason})
         radius = float(np.median(needed[found]))
         self._note(stands=self.evidence.stands | {"boundary": self.evidence.right & (needed > radius)})
-        pgd = _pgd(ThreatModel("L2", radius), self.effort.steps)
+        pgd = self._pgd(ThreatModel("L2", radius), self.effort.steps)
         self._run("pgd-l2", pgd)
         self._run("pgd-l2-margin", replace(pgd, loss="margin"))
         closest = self._run("ddn", DDN(pgd.threat))
@@ -239,7 +248,7 @@ class Witness:
             source = self.source().to(self.device)
         except TrainingError as error:
             return self._note(without=self.evidence.without | {"transfer": f"the substitute was not trained: {error}"})
-        pgd = _pgd(self.threat, self.effort.steps)
+        pgd = self._pgd(self.threat, self.effort.steps)
         given = {"name": "diagnose", "seed": self.seed, "batch_size": self.batch_size}
         try:
             crafted = craft(source, pgd, self.images, self.classes, **given)  # type: ignore[arg-type]
@@ -268,11 +277,6 @@ def substitute(model: nn.Module, dataset: Dataset, epochs: int, seed: int, devic
 def _log_odds(logits: Tensor, y: Tensor) -> Tensor:
     """In float64: the rise along a short step is small."""
     return log_odds(logits.double(), y)
-
-
-def _pgd(threat: ThreatModel, steps: int) -> PGD:
-    """Cross-entropy, uniform start, last iterate; steps that can cross the ball, a tenth of the radius at least."""
-    return PGD(threat, steps, step=max(0.1, 2.5 / steps) * threat.eps, stop="last")
 
 
 def _useless(grad: Tensor) -> np.ndarray:

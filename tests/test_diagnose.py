@@ -212,6 +212,14 @@ def test_a_gap_that_noise_makes_is_no_failure():
     assert verdicts.count("pass") >= 0.98 * len(verdicts)
 
 
+def test_pgd_in_l1_is_not_weaker_than_one_step():
+    """On 64 values; with 5 to 20 of them a step, as on CIFAR-10, FGSM alone breaks images, and honest models are doubted."""
+    threat, effort = ThreatModel("L1", 1.25), replace(TINY, steps=50)
+    witness = Witness(planted("at"), threat, digits().test.head(60), 10, effort=effort, source=lambda: linear())
+    stands = witness.gather().stands
+    assert stands["pgd"].sum() < stands["fgsm"].sum() and witness._pgd(threat, 50).l1_pixels == (1, 1)
+
+
 def test_the_worst_finding_gives_the_trust():
     def found(*verdicts):
         return [Finding(f"c{n}", verdict, "f", "m") for n, verdict in enumerate(verdicts)]
