@@ -26,7 +26,7 @@ from bench.records import Results
 from bench.reference import SLACK, cells_of, made_otherwise, read_reference
 from bench.report import against_paper
 from bench.stats import LEVEL, Difference, compare, compare_apart, holm
-from bench.tables import OK, table, verdicts
+from bench.tables import OK, table_and_verdicts
 
 _Verdicts = Mapping[tuple[str, str], Robust]
 
@@ -53,9 +53,10 @@ def check_records(plan: Plan, results: Results, reference: Results) -> CheckResu
     (`stats.compare`), else by their intervals (`stats.compare_apart`). Raises UserError.
     """
     before = read_plan(reference, plan.name)
-    lines, known = cells_of(plan, table(plan, results)), cells_of(before, table(before, reference))
+    (frame, now), (frame_then, then) = table_and_verdicts(plan, results), table_and_verdicts(before, reference)
+    lines, known = cells_of(plan, frame), cells_of(before, frame_then)
     paired = _same_images(plan, before) and plan.seeds == before.seeds
-    changes = _changes(plan.seeds, verdicts(plan, results), verdicts(before, reference), paired)
+    changes = _changes(plan.seeds, now, then, paired)
     cells = []
     for (row, column), line in lines.items():
         problems, words = _lacking(line, known.get((row, column)), reference.root), []
@@ -113,12 +114,13 @@ def _which_way(moved: float, is_attack: bool) -> str:
 
 
 def _failed(cells: Sequence[Checked]) -> str:
+    """ "3 failed", or "" where none did."""
     failed = sum(not cell.ok for cell in cells)
     return f"{failed} failed" if failed else ""
 
 
 class _Change(NamedTuple):
-    """A cell now and in another folder. p: corrected for all cells. flips: by network, in words; {} unless paired."""
+    """A cell now and in another folder. p: corrected for all cells. flips: by network, in words; none unless paired."""
 
     moved: Difference
     p: float
@@ -138,8 +140,7 @@ def _changes(seeds: Sequence[int], now: _Verdicts, then: _Verdicts, paired: bool
 def _alike(now: NDArray[np.bool_], then: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """[S, n, k] of both; where they are means of j and of k columns, each is repeated until both have as many."""
     columns = lcm(now.shape[2], then.shape[2])
-    repeated = (one.repeat(columns // one.shape[2], axis=2) for one in (now, then))
-    return tuple(repeated)  # type: ignore[return-value]
+    return now.repeat(columns // now.shape[2], axis=2), then.repeat(columns // then.shape[2], axis=2)
 
 
 def _same_images(plan: Plan, other: Plan) -> bool:

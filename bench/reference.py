@@ -65,13 +65,10 @@ def _what_changes(plan: Plan, frame: pd.DataFrame, reference: Path) -> list[str]
     new = cells_of(plan, frame)
     lines = []
     for (row, column), line in new.items():
-        known, now = old.get((row, column)), 100 * line["accuracy"]
+        known = old.get((row, column))
         if known is None:
-            lines.append(f"+ {row} / {column}: {now:.2f} %")
-        elif abs(now - known["accuracy_percent"]) > SLACK or line["n"] != known["n"]:
-            was = f"{known['accuracy_percent']:.2f} % of {known['n']:.0f}"
-            lines.append(f"! {row} / {column}: {was} -> {now:.2f} % of {line['n']} images")
-        elif other := [*made_otherwise(line, known), *_held_otherwise(line, known)]:
+            lines.append(f"+ {row} / {column}: {100 * line['accuracy']:.2f} %")
+        elif other := [*_moved(line, known), *made_otherwise(line, known), *_held_otherwise(line, known)]:
             lines.append(f"! {row} / {column}: {'; '.join(other)}")
     gone = [cell for cell in old if cell not in new]
     lines += [f"- {row} / {column}: {old[row, column]['accuracy_percent']:.2f} %" for row, column in gone]
@@ -159,6 +156,14 @@ def made_otherwise(line: Mapping[str, Any], known: Mapping[str, Any]) -> list[st
             f"its farthest image lies at {line['reach']:.4g} of the radius, the reference's at {known['reach']:.4g}"
         )
     return told
+
+
+def _moved(line: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
+    """The number of a reference cell before and after, where it changes."""
+    was, now = known["accuracy_percent"], 100 * line["accuracy"]
+    if abs(now - was) <= SLACK and line["n"] == known["n"]:
+        return []
+    return [f"{was:.2f} % of {known['n']:.0f} -> {now:.2f} % of {line['n']} images"]
 
 
 def _held_otherwise(line: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:

@@ -349,24 +349,31 @@ class TableRun:
         except UserError:
             raise
         except Exception as error:  # whatever breaks in one cell must not cost the others, and is never a number
-            reason = f"{type(error).__name__}: {error}"
-            where = provenance(describe(self.device), torch.get_num_threads())
-            write_error(self.results, ErrorRecord(run_id, eval_id, reason, traceback.format_exc(), where))
-            summary.failures.append(f"{what}: {reason}")
+            summary.failures.append(f"{what}: {_record_error(self.results, run_id, eval_id, error, self.device)}")
             return False
         if made is not None:
             clear_error(self.results, run_id, eval_id)
         return made
 
 
+def _record_error(results: Results, run_id: str, eval_id: str | None, error: Exception, device: torch.device) -> str:
+    """The error on disk with its traceback -> what it says."""
+    reason, where = f"{type(error).__name__}: {error}", provenance(describe(device), torch.get_num_threads())
+    write_error(results, ErrorRecord(run_id, eval_id, reason, "".join(traceback.format_exception(error)), where))
+    return reason
+
+
 def _train(training: Training, results: Results, progress: Progress) -> None:
-    """Raises UserError, and TrainingError whatever breaks."""
+    """Raises UserError, and TrainingError whatever breaks; a traceback is kept with the training, as by `bench run`."""
+    run_id = training.run_ids[0]
     try:
         training.run(results, progress)
     except (UserError, TrainingError):
         raise
     except Exception as error:
-        raise TrainingError(f"{type(error).__name__}: {error}") from error
+        reason = _record_error(results, run_id, None, error, training.device)
+        raise TrainingError(f"{reason} (traceback: {results.error(run_id, None)})") from error
+    clear_error(results, run_id, None)
 
 
 def train_recipe(name: str, options: Options) -> list[str]:

@@ -71,6 +71,11 @@ def table(plan: Plan, results: Results) -> pd.DataFrame:
     of several networks the least; NaN where there is no distance. The last columns are of `compare.between_rows`, NaN
     or None where there is nothing to compare. Raises UserError for a broken record.
     """
+    return table_and_verdicts(plan, results)[0]
+
+
+def table_and_verdicts(plan: Plan, results: Results) -> tuple[pd.DataFrame, dict[tuple[str, str], Robust]]:
+    """`table`, and (row, column) -> the verdicts behind each of its numbers. Raises UserError for a broken record."""
     lines, cells = _lines_and_verdicts(plan, results)
     compared = between_rows(plan.rows, plan.columns, cells, plan.baseline)
     lines = [line | compared.get((line["row"], line["column"]), {}) for line in lines]
@@ -79,14 +84,7 @@ def table(plan: Plan, results: Results) -> pd.DataFrame:
     frame = frame.astype({"seeds": "int64", "n": "Int64"} | numbers)
     for name in ("error", "broken_by", "health", "trust", "best"):
         frame[name] = pd.Series([line.get(name) for line in lines], dtype=object)  # None stays None
-    return frame
-
-
-def verdicts(plan: Plan, results: Results) -> dict[tuple[str, str], Robust]:
-    """(row, column) -> the verdicts behind each number of `table`; a cell without a number has none. Raises UserError
-    for a broken record.
-    """
-    return _lines_and_verdicts(plan, results)[1]
+    return frame, cells
 
 
 def find(plan: Plan, cell: Cell, results: Results) -> Found:

@@ -20,6 +20,7 @@ from bench import data, models, registry, run, train
 from bench.catalog import Catalog
 from bench.cli import main
 from bench.records import Results, list_runs
+from trainers.at import AT
 from trainers.validation import Split
 
 ROOT = Path(__file__).parents[1]
@@ -245,6 +246,17 @@ def test_train_and_attack_fail_with_code_1_and_a_sentence(results, tmp_path, cap
     run_id = list_runs(Results(results))[0]
     code, _, err = bench(capsys, "attack", run_id, "pgd-20-digits", "--results", results)
     assert code == 1 and "left its threat model" in err and len(err.strip().splitlines()) == 1
+
+
+def test_a_training_that_crashes_keeps_its_traceback_until_it_works(tmp_path, capsys, monkeypatch):
+    command = ["train", "at-digits", *QUICK[2:6], "--results", tmp_path]
+    with monkeypatch.context() as broken:
+        broken.setattr(AT, "batch_loss", lambda self, *given: 1 / 0)
+        code, _, err = bench(capsys, *command)
+    (path,) = tmp_path.glob("runs/*/error.json")
+    assert code == 1 and "ZeroDivisionError: division by zero" in err and str(path) in err
+    assert len(err.strip().splitlines()) == 1 and "<lambda>" in path.read_text()
+    assert bench(capsys, *command)[0] == 0 and not path.exists()
 
 
 @pytest.mark.parametrize("what", ["tables", "recipes", "attacks", "trainers", "table1", "datasets", "models", "runs"])
