@@ -4,6 +4,7 @@ memory that is freed is used again.
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -63,8 +64,11 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.g
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
 def test_memory_that_is_freed_is_not_taken_from_the_kernel_again():
+    # Left alone, glibc keeps or gives back by what else lies on the heap; this tells it to give back whatever is freed.
+    gives_back = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
     taken = {}
     for how in ("given back", "kept"):
-        done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True)
+        command = [sys.executable, "-c", FAULTS, how]
+        done = subprocess.run(command, env=gives_back, capture_output=True, text=True, check=True)
         taken[how] = float(done.stdout)
-    assert taken["kept"] < 200 < 500 < taken["given back"], "MiB, of 960 in all"
+    assert 2 * taken["kept"] < taken["given back"], "MiB, of 960 in all"
