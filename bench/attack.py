@@ -17,7 +17,7 @@ from torch import nn
 from attacks.contract import Attack, ThreatModel
 from attacks.target import ModelError, Precision, Target
 from bench import adversarial, data, models, plan, registry, weights
-from bench.catalog import Catalog
+from bench.catalog import Catalog, coarse_steps
 from bench.config import UserError, choose, first_line
 from bench.data import Dataset, Images
 from bench.device import choose_device, describe
@@ -86,6 +86,8 @@ def attack_model(
     parts = catalog.parts(attacks)
     chosen = _choose_attacks(catalog, parts, eps, norm and choose_norm(norm), say)
     catalog.check_assignments()
+    for weak in coarse_steps({name: attack for name, (attack, _) in chosen.items()}, loaded.test.x[0].numel()):
+        say(weak)
     if len(parts) > 1 and source is not None:
         raise UserError("--source goes with one attack; craft them one by one")
     asked = [model] if source is None else [model, source]

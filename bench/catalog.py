@@ -198,6 +198,22 @@ class Catalog:
         return dict(table)
 
 
+def coarse_steps(attacks: Mapping[str, Attack | None], values: int) -> list[str]:
+    """A line for each attack, by name, that is weak on images of so few `values`: in L1 its steps may spread over more
+    than a tenth of them, so that few go where the loss is steep (5 to 20 suit the 3072 of CIFAR-10, not 64 of digits).
+    """
+    lines = []
+    for name, attack in attacks.items():
+        if attack is not None and attack.threat.norm in ("L1", "own") and hasattr(attack, "l1_pixels"):
+            low, high = attack.l1_pixels
+            if 10 * high > values:
+                lines.append(
+                    f"{name}: its steps in L1 go to {low} to {high} of the {values} values of an image, too many to be "
+                    f"strong; try --set {name}.l1_pixels=[1,{max(1, values // 13)}]"
+                )
+    return lines
+
+
 @dataclass(frozen=True)
 class _Cast:
     """Which networks a recipe has, beside the settings of its method."""

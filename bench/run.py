@@ -17,7 +17,7 @@ import torch
 
 from attacks.target import Precision
 from bench import adversarial, data, models, plan, registry, tables
-from bench.catalog import Catalog
+from bench.catalog import Catalog, coarse_steps
 from bench.config import UserError
 from bench.device import choose_device, describe
 from bench.evaluate import Crafted, Verdicts, check_transfer, craft, evaluate
@@ -136,7 +136,8 @@ class TableRun:
             eval_options={"gradient_precision": options.gradient_precision},
             variant=("-fast" if options.fast else "") + ("-last" if options.last else ""),
         )
-
+        attacks = {setting.attack(name): attack for name, (attack, _) in self.attacks.items()}
+        self.words += coarse_steps(attacks, self.dataset.test.x[0].numel())
         self.words.append(foresight(self.plan.images, len(self.plan.seeds)))
 
     def describe(self, jobs: int = 1) -> list[str]:

@@ -155,6 +155,21 @@ def test_attack_on_a_registered_run_writes_a_record_and_prints_what_people_look_
     assert list((results / "evals" / run_id).glob("pgd-20-digits-n40-*.parquet"))
 
 
+def test_steps_in_l1_that_are_too_wide_for_small_images_are_told_with_what_is_stronger(results, capsys):
+    run_id = next(run for run in list_runs(Results(results)) if run.startswith("at-"))
+    l1 = ("--norm", "L1", "--eps", "1.25")
+    given = ("attack", run_id, "pgd-20-digits", *l1, "--images", "200", "--results", results)
+    _, wide, _ = bench(capsys, *given)
+    told = "go to 5 to 20 of the 64 values of an image, too many to be strong; try --set pgd-20-digits.l1_pixels=[1,4]"
+    assert told in wide
+    _, narrow, _ = bench(capsys, *given, "--set", "pgd-20-digits.l1_pixels=[1,4]")
+    assert "values of an image" not in narrow
+    fallen = [int(re.search(r"(\d+) of 200 images fall", out)[1]) for out in (wide, narrow)]
+    assert fallen[0] + 20 < fallen[1]
+    own = ("run", "table2", "--results", results, "--dry-run", "--set", "pgd-100-digits.threat.norm=L1")
+    assert "pgd-100-digits: its steps in L1 go to 5 to 20 of the 64" in bench(capsys, *own)[1]
+
+
 def test_attack_on_a_users_own_model(tmp_path, capsys, monkeypatch):
     (tmp_path / "my_model.py").write_text(
         "import torch\nfrom torch import nn\n"
