@@ -105,7 +105,7 @@ class Target:
 
         def run(rows: slice) -> Tensor:
             with torch.no_grad(), true_float32():
-                return _checked(model(x[rows]))
+                return _called(model, x[rows])
 
         parts = []
         for rows, logits in self._batches(x, run):
@@ -127,10 +127,10 @@ class Target:
             variable = x[rows].detach().requires_grad_(True)
             with torch.enable_grad(), self._mixed(x.device):
                 image = variable if render is None else render(variable, rows)
-                logits = _checked(self.quick(image))
+                logits = _called(self.quick, image)
             with torch.enable_grad():
                 value = loss(logits, y[rows])
-                (grad,) = torch.autograd.grad(value.sum(), variable)
+                grad = _slope(value.sum(), variable)
             return value.detach(), grad, logits.detach()
 
         for rows, found in self._batches(x, run):
@@ -154,12 +154,12 @@ class Target:
         def run(rows: slice) -> tuple[Tensor, Tensor]:
             variable = x[rows].detach().requires_grad_(True)
             with torch.enable_grad(), self._mixed(x.device):
-                logits = _checked(self.quick(variable))
+                logits = _called(self.quick, variable)
             with torch.enable_grad():
                 margins = logits.gather(1, classes[rows]) - logits.gather(1, y[rows, None])
                 sums = margins.sum(0).unbind()
                 last = len(sums) - 1
-                grads = [torch.autograd.grad(s, variable, retain_graph=k < last)[0] for k, s in enumerate(sums)]
+                grads = [_slope(s, variable, retain=k < last) for k, s in enumerate(sums)]
             return margins.detach(), torch.stack(grads, 1)
 
         for rows, found in self._batches(x, run):
@@ -242,7 +242,7 @@ class _Pass(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, target: Target) -> Tensor:
         with torch.enable_grad():
             variable = x.detach().requires_grad_(True)
-            logits = _checked(target.quick(variable))
+            logits = _called(target.quick, variable)
         target._count(slice(0, len(x)), FORWARD)
         ctx.target, ctx.variable, ctx.logits = target, variable, logits
         return logits.detach().clone()
@@ -250,7 +250,7 @@ class _Pass(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
-        (grad,) = torch.autograd.grad(ctx.logits, ctx.variable, slope, retain_graph=True)
+        grad = _slope(ctx.logits, ctx.variable, slope, retain=True)
         ctx.target._count(slice(0, len(grad)), BACKWARD)
         return grad, None
 
@@ -279,6 +279,32 @@ def default_batch_size(x: Tensor) -> int:
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether it is that; on a CPU torch raises a plain RuntimeError."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def _called(model: nn.Module, images: Tensor) -> Tensor:
+    """The logits of a copy of the images: a model that writes into its input, as one that normalises in place, must not
+    write into what an attack and the judge hold. Raises ModelError.
+    """
+    try:
+        logits = model(images.clone())
+    except Exception as error:  # whatever a user's model raises
+        if isinstance(error, ModelError) or (isinstance(error, RuntimeError) and out_of_memory(error)):
+            raise
+        words = (str(error).splitlines() or [""])[0]
+        raise ModelError(f"the model fails on images {tuple(images.shape)}: {type(error).__name__}: {words}") from error
+    return _checked(logits)
+
+
+def _slope(value: Tensor, variable: Tensor, slope: Tensor | None = None, retain: bool = False) -> Tensor:
+    """The gradient of value (times slope). Raises ModelError when autograd finds no way from one to the other."""
+    if value.requires_grad:
+        (grad,) = torch.autograd.grad(value, variable, slope, retain_graph=retain, allow_unused=True)
+        if grad is not None:
+            return grad
+    raise ModelError(
+        "autograd finds no way from the logits to the image (a forward pass under no_grad, a detach, numpy), so no "
+        "attack by gradients can be made; square and boundary need none"
+    )
 
 
 def _checked(logits: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from attacks.contract import Attack, ThreatModel
 from attacks.target import ModelError, Precision, Target
 from bench import adversarial, data, models, plan, registry, weights
 from bench.catalog import Catalog, coarse_steps
-from bench.config import UserError, choose, first_line
+from bench.config import UserError, choose
 from bench.data import Dataset, Images
 from bench.device import choose_device, describe
 from bench.evaluate import DISTANCES, Verdicts, check_transfer, craft, evaluate, fingerprint
@@ -274,11 +274,6 @@ def _try(model: str, network: nn.Module, source: Dataset, device: torch.device) 
         Target(network).true_logits(source.test.x[:1].to(device))
     except ModelError as error:
         raise UserError(f"{model}: {error}") from error
-    except Exception as error:
-        raise UserError(
-            f"{model} fails on an image {source.image_shape} of {source.name}: {type(error).__name__}: "
-            f"{first_line(error)}"
-        ) from error
 
 
 def _own(model: str, arch: str | None, source: Dataset, mean: Statistics | None, std: Statistics | None) -> Subject:

@@ -19,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.compare import Robust
+from bench.config import UserError
 from bench.diff import ids
 from bench.outcome import Checked, CheckResult
 from bench.plan import Plan, read_plan
@@ -35,7 +36,7 @@ def check(plan: Plan, frame: pd.DataFrame, reference: Path) -> CheckResult:
     """The table of `tables.table` against a file of `bench.reference`. Raises UserError when that is missing
     or broken.
     """
-    known = read_reference(reference)
+    known = read_reference(reference, plan.name)
     lines = cells_of(plan, frame)
     cells = []
     for (row, column), line in lines.items():
@@ -52,6 +53,8 @@ def check_records(plan: Plan, results: Results, reference: Results) -> CheckResu
     all cells, is below 0.05. Paired by image and by seed where both sides have the same images and seeds
     (`stats.compare`), else by their intervals (`stats.compare_apart`). Raises UserError.
     """
+    if reference.root.resolve() == results.root.resolve():
+        raise UserError(f"{reference.root} is the folder that is checked; give --reference one of earlier records")
     before = read_plan(reference, plan.name)
     (frame, now), (frame_then, then) = table_and_verdicts(plan, results), table_and_verdicts(before, reference)
     lines, known = cells_of(plan, frame), cells_of(before, frame_then)
@@ -98,7 +101,7 @@ def _problems(line: Mapping[str, Any], known: Mapping[str, Any] | None, is_attac
     if known is None:
         return ["not in the reference; add it with `bench check --update`"]
     if line["n"] != known["n"]:
-        return [f"measured on {line['n']} images, the reference on {known['n']}"]
+        return [f"measured on {line['n']} images, the reference on {known['n']:.0f}"]
     moved = 100 * float(line["accuracy"]) - known["accuracy_percent"]
     if abs(moved) <= known["tolerance_percent"] + SLACK:
         return made_otherwise(line, known)

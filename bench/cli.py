@@ -40,6 +40,7 @@ from bench.options import (
     options,
 )
 
+LONGEST = 1500  # characters of a sentence; what was given may be of any length
 OUTPUT_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -114,8 +115,9 @@ def report(
     made = [(plan, tables.table(plan, folder)) for plan in plans]
     text = "\n\n".join(report.render(plan, frame, style) for plan, frame in made)
     for plan, frame in made if pictures else []:
-        for picture in figures.draw(plan, frame, folder):
-            click.echo(f"wrote {picture}", err=True)
+        drawn = figures.draw(plan, frame, folder)
+        for line in [f"wrote {picture}" for picture in drawn] or [f"{plan.name} has no figure"]:
+            click.echo(line, err=True)
     if out is None:
         click.echo(text)
     else:
@@ -311,8 +313,7 @@ def _plans(results: Any, names: tuple[str, ...]) -> list[Any]:
         raise UserError(f"no table has been run in {results.root}; start with `bench run table2`")
     chosen: list[str] = []
     for name in names or known:
-        fitting = [one for one in known if one == name or one.startswith(f"{name}-")]
-        chosen += fitting or [choose(name, known, "planned table")]
+        chosen += plan.plans_of(name, results) or [choose(name, known, "planned table")]
     return [plan.read_plan(results, name) for name in dict.fromkeys(chosen)]
 
 
@@ -337,6 +338,8 @@ def main(arguments: list[str] | None = None) -> int:
         terminated = isinstance(stop.__cause__, _Terminated)
         sentence = "what is done is kept, and the same command goes on from there"
         return _complain(f"stopped; {sentence}", 143 if terminated else 130)
+    except SystemExit as stop:  # nothing of ours does that, and what it says must not pass for success
+        return _complain(f"the code of a model, or a package, ended the command with sys.exit({stop.code!r})")
     return int(code or 0)
 
 
@@ -358,5 +361,9 @@ def _sigterm_as_exception() -> Iterator[None]:
 
 
 def _complain(sentence: str, code: int = 2) -> int:
-    print(f"bench: {sentence}", file=sys.stderr)
+    """One line, whatever was given or another package said, and no longer than a screen."""
+    line = " ".join(sentence.split())
+    if len(line) > LONGEST:
+        line = f"{line[: LONGEST * 2 // 3]} ... {line[-LONGEST // 3 :]}"
+    print(f"bench: {line}", file=sys.stderr)
     return code

@@ -13,6 +13,7 @@ from torch import nn
 
 from attacks.contract import ThreatModel
 from attacks.noise import derive_seed
+from attacks.target import ModelError
 from bench.attack import Statistics, Subject, choose_data, choose_images, choose_norm, choose_subjects
 from bench.config import UserError, build, choose, settings_of
 from bench.device import choose_device, describe
@@ -89,7 +90,10 @@ def diagnose_model(
             batch_size=batch_size,
             on_attack=lambda name: progress.advance(),
         )
-        found = findings(witness.gather())
+        try:
+            found = findings(witness.gather())
+        except ModelError as error:
+            raise UserError(f"{model}: {error}") from error
     record = _record(witness, found, subject, origin, loaded.name)
     path = write_diagnosis(folder, record)
     return record, [*_lines(record), f"data: {loaded.source}", f"record: {path}"]

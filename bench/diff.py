@@ -43,7 +43,7 @@ def diff(first: str, second: str, results: Results) -> tuple[list[Diff], list[st
     Diff for each pair, and a sentence for each cell that has no pair. Raises UserError when there is none.
     """
     if first.endswith(".parquet") and second.endswith(".parquet"):
-        return [between(Path(second).stem, _at(Path(first)), _at(Path(second)))], []
+        return [between(_names(Path(first), Path(second)), _at(Path(first)), _at(Path(second)))], []
     if Path(first).is_dir() and Path(second).is_dir():
         return _folders(Results(Path(first)), Results(Path(second)))
     return _runs(first, second, results)
@@ -85,6 +85,15 @@ def ids(images: Sequence[int]) -> str:
     """The first SHOWN numbers of images in words."""
     more = f" and {len(images) - SHOWN} more" if len(images) > SHOWN else ""
     return ", ".join(map(str, images[:SHOWN])) + more
+
+
+def _names(first: Path, second: Path) -> str:
+    """What two records are of: the attack where it is the same, else both, and the networks where these differ."""
+    one, other = (
+        [path.resolve().parent.name, path.stem] if first.resolve().parent != second.resolve().parent else [path.stem]
+        for path in (first, second)
+    )
+    return first.stem if first.stem == second.stem else f"{'/'.join(one)} -> {'/'.join(other)}"
 
 
 def _at(path: Path) -> EvalRecord:

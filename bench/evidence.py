@@ -138,7 +138,7 @@ class Witness:
         """Whether the logits of an image hang on it, as far as autograd knows."""
         image = self.x[:1].clone().requires_grad_(True)
         with torch.enable_grad():
-            answer = self.model(image)
+            answer = self.model(image.clone())  # a model may write into its input
         return answer.requires_grad and torch.autograd.grad(answer.sum(), image, allow_unused=True)[0] is not None
 
     def _probe_gradients(self, target: Target) -> None:

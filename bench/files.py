@@ -102,7 +102,7 @@ def parse(path: Path, text: str | bytes, cls: type[T], advice: str = "delete it 
     try:
         record = build(cls, content, str(path))
     except UserError as error:
-        raise UserError(f"{error}; {advice}") from error
+        raise UserError(f"{error}; {advice}, unless a newer release wrote it") from error
     if seal != _digest(content):
         raise UserError(f"{path}: its content is not what was written (SHA-256); it was damaged or edited; {advice}")
     return record

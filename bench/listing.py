@@ -113,15 +113,22 @@ def models(results: Path) -> list[str]:
 
 
 def runs(results: Path) -> list[str]:
-    """Every registered network, with its validation accuracies and what is wrong with it."""
+    """Every registered network, with its accuracies on validation images and what is wrong with it. A record that
+    cannot be read has its reason for a line.
+    """
+    from bench.config import UserError
     from bench.records import Results, list_runs, read_run
 
-    folder = Results(results)
-    found = [read_run(folder, run_id) for run_id in list_runs(folder)]
-    return [
-        f"{run.run_id}  " + ", ".join([*(f"{name} {value:.4f}" for name, value in run.validation.items()), *run.health])
-        for run in found
-    ] or [f"no runs in {results}"]
+    folder, lines = Results(results), []
+    for run_id in list_runs(folder):
+        try:
+            run = read_run(folder, run_id)
+        except UserError as error:
+            lines.append(f"{run_id}  {error}")
+            continue
+        shares = ", ".join(f"{name} {100 * value:.1f}%" for name, value in run.validation.items())
+        lines.append("; ".join([f"{run_id}  validation {shares}", *run.health]))
+    return lines or [f"no runs in {results}"]
 
 
 def _source(module: object) -> str:

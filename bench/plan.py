@@ -358,7 +358,13 @@ def plan_name(table: str, spec: TableSpec, dataset: str, arch: str) -> str:
     """ "table2-digits"; with the architecture behind it where that is not the first setting's."""
     first = spec.settings[0]
     short = (dataset, arch) == (first.dataset, first.arch)
-    return f"{_slug(table)}-{_slug(dataset)}" + ("" if short else f"-{_slug(arch)}")
+    return f"{_table_name(table)}-{_slug(dataset)}" + ("" if short else f"-{_slug(arch)}")
+
+
+def _table_name(table: str) -> str:
+    """Of a file the name without its folder, wherever it is given from; with a hash of it where letters are lost."""
+    name = Path(table).stem if table.endswith(".toml") else table
+    return _slug(name) if name.isascii() else f"{_slug(name)}-{digest({'table': name})}"
 
 
 def _threats(settings: Mapping[str, Any], at: float | None) -> list[tuple[str, float]]:
@@ -415,6 +421,12 @@ def read_plan(results: Results, name: str) -> Plan:
         path = results.plan(name)
         raise UserError(f"{path}: its name is {plan.name!r}, not {name!r}; delete it and run again")
     return plan
+
+
+def plans_of(name: str, results: Results) -> list[str]:
+    """Those on disk that are meant: `table2`, or the file of a table, is every plan of it; `table2-digits` is one."""
+    table = _table_name(name)
+    return [one for one in list_plans(results) if one == name or one.startswith(f"{table}-")]
 
 
 def list_plans(results: Results) -> list[str]:

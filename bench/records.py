@@ -257,7 +257,7 @@ def read_run(results: Results, run_id: str) -> RunRecord:
 
 def list_runs(results: Results) -> list[str]:
     """All run ids that have a record, sorted."""
-    paths = (results.root / "runs").glob("*/*.json")
+    paths = (results.root / "runs").glob("[!.]*/*.json")
     return sorted(f"{path.parent.name}.{path.stem}" for path in paths if _LABEL.fullmatch(path.stem))
 
 

@@ -60,7 +60,7 @@ def update(plan: Plan, results: Results, path: Path) -> list[str]:
 
 def _what_changes(plan: Plan, frame: pd.DataFrame, reference: Path) -> list[str]:
     """What `write_reference` would change, cell by cell. Raises UserError when the old reference is broken."""
-    old = read_reference(reference) if reference.exists() else {}
+    old = read_reference(reference, plan.name) if reference.exists() else {}
     frame = frame.assign(tolerance_percent=_tolerance(plan, frame))
     new = cells_of(plan, frame)
     lines = []
@@ -200,8 +200,10 @@ def _tolerance(plan: Plan, frame: pd.DataFrame) -> pd.Series:
     return wide.clip(lower=LEAST_TOLERANCE)
 
 
-def read_reference(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """(row, column) -> the reference cell."""
+def read_reference(path: Path, name: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """(row, column) -> the reference cell of the table `name`. Raises UserError."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is no plain file")
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)  # a row may be named NA, a hash be all digits
     except FileNotFoundError as error:
@@ -209,8 +211,12 @@ def read_reference(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
         raise UserError(f"{path}: there is no reference; {advice}") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: is no readable CSV ({error})") from error
-    if list(frame.columns) != COLUMNS or frame[["row", "column"]].duplicated().any():
-        raise UserError(f"{path}: wanted the columns {', '.join(COLUMNS)} and each cell once")
+    if list(frame.columns) != COLUMNS:
+        raise UserError(f"{path}: wanted the columns {', '.join(COLUMNS)}")
+    if others := sorted(set(frame["table"]) - {name}):
+        raise UserError(f"{path}: is the reference of {', '.join(others)}, not of {name}")
+    if (twice := frame[["row", "column"]].duplicated()).any():
+        raise UserError(f"{path}: has {' / '.join(frame.loc[twice, ['row', 'column']].iloc[0])} twice")
     numbers = frame[["n", "accuracy_percent", "tolerance_percent"]].apply(pd.to_numeric, errors="coerce").astype(float)
     if not (numbers.ge(0) & np.isfinite(numbers)).all(axis=None) or (numbers.iloc[:, 1:] > 100).any(axis=None):
         raise UserError(f"{path}: a cell has no n, or no accuracy_percent or tolerance_percent in 0..100")

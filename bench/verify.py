@@ -69,10 +69,9 @@ def records_of(name: str, results: Results) -> list[tuple[str, str]]:
         if not found:
             raise UserError(f"{name} has no eval record in {results.root}")
         return [(name, one) for one in found]
-    known = plan.list_plans(results)
-    tables = [one for one in known if one == name or one.startswith(f"{name}-")]
+    tables = plan.plans_of(name, results)
     if not tables:
-        there = ", ".join(known) or "none"
+        there = ", ".join(plan.list_plans(results)) or "none"
         raise UserError(f"{name!r} is no registered run and no planned table in {results.root}; tables: {there}")
     cells = [cell for table in tables for cell in plan.read_plan(results, table).cells]
     return list(dict.fromkeys((cell.run_id, cell.eval_id) for cell in cells))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -185,6 +186,18 @@ def test_no_or_a_broken_reference_is_a_sentence(frame: pd.DataFrame, reference: 
             check(PLAN, frame, reference)
 
 
+def test_the_reference_of_another_table_or_of_a_cell_twice_is_a_sentence(frame: pd.DataFrame, reference: Path):
+    whole = reference.read_text()
+    reference.write_text(whole.replace("tiny-dots", "huge-dots"))
+    with pytest.raises(UserError, match="is the reference of huge-dots, not of tiny-dots"):
+        check(PLAN, frame, reference)
+    reference.write_text(whole + whole.splitlines(keepends=True)[-1])
+    with pytest.raises(UserError, match=r"has \w+ / \S+ twice"):
+        check(PLAN, frame, reference)
+    with pytest.raises(UserError, match="/dev/zero: is no plain file"):
+        check(PLAN, frame, Path("/dev/zero"))
+
+
 def test_the_reference_lies_beside_the_papers():
     assert reference_path("table2-digits").as_posix() == "results/reference/table2-digits.csv"
 
@@ -354,7 +367,10 @@ def test_a_folder_of_results_is_a_reference(folder: Path, capsys: pytest.Capture
     write_plan(then, PLAN)
     code, out, _ = bench(capsys, "check", "tiny", "--reference", then.root)
     assert code == 1 and "stronger attack; -7.50 points" in out and "4 cells compared image by image, 1 failed" in out
-    code, out, _ = bench(capsys, "check", "--reference", "results", "--format", "json")
+    code, _, err = bench(capsys, "check", "--reference", "results")
+    assert code == 2 and "results is the folder that is checked" in err
+    shutil.copytree("results", "same")
+    code, out, _ = bench(capsys, "check", "--reference", "same", "--format", "json")
     assert code == 0 and json.loads(out)["ok"]
     for option in ("--paper", "--update"):
         code, _, err = bench(capsys, "check", "tiny", "--reference", then.root, option)

@@ -18,7 +18,8 @@ import torch
 from attacks.pgd import PGD
 from bench import data, models, registry, run, train
 from bench.catalog import Catalog
-from bench.cli import main
+from bench.cli import _complain, main
+from bench.plan import list_plans
 from bench.records import Results, list_runs
 from trainers.at import AT
 from trainers.validation import Split
@@ -248,6 +249,8 @@ def test_an_ensemble_is_registered_beside_its_networks_and_attacked_as_one(tmp_p
     one, two, both = (registry.load(results, ids[f"{who}-best"])[0](x) for who in ("h1", "h2", "all"))
     assert torch.allclose(both.exp(), (one.softmax(1) + two.softmax(1)) / 2, atol=1e-6)
     assert registry.load(results, ids["all-best"])[1].arch == "cnn-small+cnn-small"
+    code, out, _ = bench(capsys, "report", tmp_path / "elsewhere" / "t.toml", "--results", results.root)
+    assert code == 0 and "both" in out and list_plans(results) == ["t-digits"], "the name of a file, wherever it lies"
     (tmp_path / "t.toml").write_text((tmp_path / "t.toml").read_text().replace("at-ensemble", "mat"))
     code, _, err = bench(capsys, *command)
     assert code == 2 and "row 'both' is an ensemble, but 'mat' makes none" in err
@@ -391,6 +394,29 @@ def test_a_model_is_tried_where_it_will_run(tmp_path, capsys, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     code, _, err = bench(capsys, "attack", "gpu:make", "clean", "--images", 2, "--results", tmp_path)
     assert code == 0, err
+
+
+def test_a_complaint_is_one_line_of_bounded_length(capsys):
+    code, _, err = bench(capsys, "run", "table2", "--dataset", "x" * 9000)
+    assert code == 2 and len(err) < 1600 and err.startswith("bench: unknown dataset 'xxx") and "known: " in err
+    assert _complain("of another package:\n  Tried it\n") == 2
+    assert capsys.readouterr().err == "bench: of another package: Tried it\n"
+
+
+def test_a_record_that_cannot_be_read_hides_no_other_run(results, capsys):
+    first, *others = list_runs(Results(results))
+    Results(results).run(first).write_text("{")
+    (results / "runs" / ".hidden").mkdir()
+    (results / "runs" / ".hidden" / "best.json").write_text("{}")
+    code, out, _ = bench(capsys, "list", "runs", "--results", results)
+    assert code == 0 and len(out.splitlines()) == 1 + len(others)
+    assert re.search(rf"^{first}  .*is no whole JSON", out, re.M)
+    assert all(re.search(rf"^{run}  validation clean [\d.]+%, robust [\d.]+%", out, re.M) for run in others)
+
+
+def test_a_table_without_a_figure_says_so(results, capsys):
+    _, _, err = bench(capsys, "report", "table2", "--figures", "--results", results)
+    assert "table2-digits has no figure" in err
 
 
 def test_an_error_of_ours_is_no_full_output(monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from hand_made import eval_record, fill, frame, plan_2x2
 
 from bench.cli import main
-from bench.diff import between, diff
+from bench.diff import _names, between, diff
 from bench.plan import write_plan
 from bench.records import Results, write_eval
 
@@ -54,6 +54,10 @@ def test_two_records(results: Results, capsys: pytest.CaptureFixture[str]):
     code, out, _ = bench(capsys, "diff", *paths)
     assert code == 0
     check(out)
+    assert out.startswith("cw-n10-00000000: ")
+    other = paths[1].with_name("pgd-n10-00000000.parquet")
+    assert f"{RUNS[0]}/{paths[0].stem} -> {RUNS[1]}/{other.stem}" == _names(paths[0], other)
+    assert _names(paths[1], other) == f"{paths[1].stem} -> {other.stem}"
     code, out, _ = bench(capsys, "diff", paths[0], paths[0])
     assert code == 0 and "0 lost, 0 won, McNemar p = 1" in out and "1 compared, 0 of them differ" in out
     code, out, _ = bench(capsys, "diff", *paths, "--format", "json")

@@ -85,6 +85,26 @@ class Raises(Model):
         raise IndexError("layer 9 of 8")
 
 
+class Tires(Model):
+    passes = 0
+
+    def forward(self, x):
+        self.passes += 1
+        if self.passes > 9:
+            raise MemoryError("10th pass")
+        return super().forward(x)
+
+
+class Detached(Model):
+    def forward(self, x):
+        return super().forward(x.detach())
+
+
+class Exits(Model):
+    def forward(self, x):
+        raise SystemExit(0)
+
+
 class Whole(Model):
     def forward(self, x):
         return super().forward(x).long()
@@ -248,6 +268,9 @@ CASES = [
     Case("model that outputs a tuple", "attack own:Pair fgsm-digits"),
     Case("model that outputs whole numbers", "diagnose own:Whole --eps 0.1"),
     Case("model that crashes", "diagnose own:Raises --eps 0.1"),
+    Case("model that crashes later", "attack own:Tires pgd-20-digits"),
+    Case("model without gradients", "attack own:Detached fgsm-digits"),
+    Case("model that ends the process", "attack own:Exits fgsm-digits"),
     Case("factory that makes no model", "attack own:no_model fgsm-digits"),
     Case("factory that crashes", "attack own:crash fgsm-digits"),
     Case("factory that is not there", "attack own:gone fgsm-digits"),

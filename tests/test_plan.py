@@ -47,6 +47,14 @@ def test_names_from_outside_make_safe_ids(tmp_path: Path):
     assert path.is_relative_to(tmp_path) and ".." not in path.parts
 
 
+def test_a_table_from_a_file_has_its_name_wherever_it_lies_and_letters_that_are_lost_count():
+    names = [
+        plan.plan_name(f, spec_2x2(), "dots", "cnn") for f in ("/a/mine.toml", "b/mine.toml", "日本.toml", "中文.toml")
+    ]
+    assert names[0] == names[1] == "mine-dots"
+    assert len(set(names)) == 3 and all(re.fullmatch(r"x-[0-9a-f]{8}-dots", name) for name in names[2:])
+
+
 def test_the_plan_has_every_cell_once_and_the_right_names():
     made = plan_2x2(seeds=(0, 1))
     assert len({(c.row, c.column, c.seed) for c in made.cells}) == len(made.cells) == 2 * 2 * 2

@@ -54,6 +54,93 @@ def test_output_that_is_not_logits_is_refused():
         Target(nn.Conv2d(3, 2, 3).eval()).logits(images())
 
 
+class Quantiser(nn.Module):
+    """16 grey levels, as a defence has them; with gradients as if there were no rounding, or by writing into x."""
+
+    def __init__(self, writes: str) -> None:
+        super().__init__()
+        self.inner, self.writes = small_cnn(), writes
+
+    def forward(self, x):
+        if self.writes == "data":
+            x.data.mul_(15).round_().div_(15)
+        elif self.writes == "tensor":
+            x.mul_(1.0)
+        else:
+            x = x + (x.mul(15).round().div(15) - x).detach()
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("way", ["logits", "gradients", "margin_gradients", "module"])
+def test_a_model_that_writes_into_its_input_reaches_no_image_of_the_attack(way):
+    """Else it rounds the attack's images, and the clean ones, and counts as robust by its own doing."""
+
+    def run(model):
+        target, given = Target(model.eval(), 7), images()
+        y = torch.zeros(len(given), dtype=torch.int64)
+        if way == "logits":
+            found = target.logits(given)
+        elif way == "gradients":
+            found = target.loss_grad(given, y, cross_entropy)[1]
+        elif way == "margin_gradients":
+            found = torch.cat([part[2] for part in target.margin_gradients(given, y, y[:, None] + 1)])
+        else:
+            variable = given.clone().requires_grad_(True)
+            (found,) = torch.autograd.grad(target.module()(variable).sum(), variable)
+            given = variable.detach()
+        assert torch.equal(given, images())
+        return found
+
+    honest, sly = Quantiser("nothing"), Quantiser("data")
+    sly.load_state_dict(honest.state_dict())
+    assert torch.allclose(run(sly), run(honest), atol=1e-6)
+    assert run(Quantiser("tensor")).isfinite().all(), "writing where autograd looks on is no error"
+
+
+class Blind(nn.Module):
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.inner, self.how = small_cnn(), how
+
+    def forward(self, x):
+        if self.how == "numpy":
+            return self.inner(torch.from_numpy(x.numpy()))
+        with torch.set_grad_enabled(self.how != "no_grad" and torch.is_grad_enabled()):
+            return self.inner(x.detach())
+
+
+@pytest.mark.parametrize(
+    "how, words", [("no_grad", "no way from the logits"), ("detach", "no way from the logits"), ("numpy", "numpy")]
+)
+def test_a_model_without_gradients_is_a_sentence_and_not_robust(how, words):
+    target, x = Target(Blind(how).eval()), images()
+    y = target.logits(x).argmax(1)
+    variable = x.clone().requires_grad_(True)
+    for ask in (
+        lambda: target.loss_grad(x, y, cross_entropy),
+        lambda: list(target.margin_gradients(x, y, y[:, None])),
+        lambda: torch.autograd.grad(target.module()(variable).sum(), variable),
+    ):
+        with pytest.raises(ModelError, match=words):
+            ask()
+
+
+def test_what_a_model_raises_has_its_name_and_a_full_memory_is_still_halved():
+    class Raises(nn.Module):
+        def forward(self, x):
+            raise KeyError("third layer")
+
+    class Full(nn.Module):
+        def forward(self, x):
+            if len(x) > 2:
+                raise torch.OutOfMemoryError("no memory")
+            return x.flatten(1)
+
+    with pytest.raises(ModelError, match=r"fails on images \(20, 3, 12, 12\): KeyError: 'third layer'"):
+        Target(Raises().eval()).logits(images())
+    assert len(Target(Full().eval()).logits(images())) == 20
+
+
 def test_parameter_gradients_are_not_filled():
     model, x = small_cnn(), images()
     Target(model).loss_grad(x, model(x).argmax(1), cross_entropy)
@@ -159,7 +246,7 @@ def test_verdicts_are_in_float32_that_is_not_rounded_to_ten_bits():
     target = Target(Spy().eval())
     target.logits(torch.zeros(4, 1, 2, 2))
     assert seen == [{"ieee"}] and [place.fp32_precision for place in places] == before
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ModelError, match="ZeroDivisionError"):
         Target(nn.Sequential(Broken()).eval()).logits(torch.zeros(4, 1, 2, 2))
     assert [place.fp32_precision for place in places] == before
 
