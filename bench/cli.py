@@ -62,7 +62,7 @@ def app() -> None:
 )
 @click.option("--dry-run", is_flag=True, help="Only print what would be trained and attacked.")
 def run(table: str, dry_run: bool, jobs: int | None, **given: Any) -> int:
-    """Fill TABLE: train and attack what is missing, then print it.
+    """Fill TABLE, a name of `bench list tables` or a TOML file: train and attack what is missing, then print it.
 
     Example: bench run table2 --dataset cifar10 --arch resnet18 --data-dir DATA
     """
