@@ -29,7 +29,9 @@ GPU_BATCH_VALUES = 1 << 22
 
 
 class ModelError(ValueError):
-    """The model cannot be evaluated as it is: training mode, NaN, wrong shape of its output."""
+    """The model cannot be evaluated as it is: training mode, NaN, wrong shape of its output, an error that it raises,
+    no gradient where one is asked for.
+    """
 
 
 class Target:
@@ -120,7 +122,7 @@ class Target:
 
         y: what the loss compares the logits with, one row per image. render: for attacks on latent variables,
         (x[rows], rows) -> images; the gradient is then with respect to x. The caller may overwrite x[rows] as soon as
-        it is yielded: an update right away finds the batch still in the processor's cache.
+        it is yielded: an update right away finds the batch still in the processor's cache. Raises ModelError.
         """
 
         def run(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
@@ -296,7 +298,7 @@ def _called(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _slope(value: Tensor, variable: Tensor, slope: Tensor | None = None, retain: bool = False) -> Tensor:
-    """The gradient of value (times slope). Raises ModelError when autograd finds no way from one to the other."""
+    """The gradient of value (times slope), shaped like variable. Raises ModelError when autograd finds no way there."""
     if value.requires_grad:
         (grad,) = torch.autograd.grad(value, variable, slope, retain_graph=retain, allow_unused=True)
         if grad is not None:

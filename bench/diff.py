@@ -89,11 +89,12 @@ def ids(images: Sequence[int]) -> str:
 
 def _names(first: Path, second: Path) -> str:
     """What two records are of: the attack where it is the same, else both, and the networks where these differ."""
-    one, other = (
-        [path.resolve().parent.name, path.stem] if first.resolve().parent != second.resolve().parent else [path.stem]
-        for path in (first, second)
-    )
-    return first.stem if first.stem == second.stem else f"{'/'.join(one)} -> {'/'.join(other)}"
+    if first.stem == second.stem:
+        return first.stem
+    networks = [path.resolve().parent for path in (first, second)]
+    if networks[0] == networks[1]:
+        return f"{first.stem} -> {second.stem}"
+    return f"{networks[0].name}/{first.stem} -> {networks[1].name}/{second.stem}"
 
 
 def _at(path: Path) -> EvalRecord:
