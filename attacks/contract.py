@@ -1,7 +1,7 @@
 """What an attack may change and what it promises.
 
 An attack is a frozen dataclass of settings that is called with a Target, all images at once, and noise that belongs
-to each image. It returns images; nobody believes them before `bench.evaluate` has looked at each one.
+to each image. It returns images; nobody believes them before `bench.judge.evaluate` has looked at each one.
 """
 
 from __future__ import annotations

@@ -33,9 +33,9 @@ from attacks.noise import Noise
 from attacks.norms import distance
 from attacks.pgd import PGD
 from attacks.target import Target, default_batch_size
-from bench import data, models
-from bench.device import keep_freed_memory
-from bench.train import _split
+from bench.running.train import _split
+from bench.subjects import data, models
+from bench.subjects.device import keep_freed_memory
 from trainers.at import AT
 from trainers.contract import Inner
 from trainers.loop import fit

@@ -25,16 +25,16 @@ from torch import nn
 
 from attacks.noise import Noise, derive_seed
 from attacks.target import Target
-from bench import registry
-from bench.catalog import Catalog
-from bench.compare import Robust, between_rows
-from bench.data import load
-from bench.plan import read_plan
-from bench.progress import Progress
-from bench.records import Results
-from bench.stats import compare, compare_apart, mcnemar, over_seeds, p_equal, wilson
-from bench.tables import find
-from bench.train import Training
+from bench.ground.progress import Progress
+from bench.ground.stats import compare, compare_apart, mcnemar, over_seeds, p_equal, wilson
+from bench.ledger.find import find
+from bench.ledger.folder import Results
+from bench.ledger.plan import read_plan
+from bench.running.train import Training
+from bench.subjects import registry
+from bench.subjects.catalog import Catalog
+from bench.subjects.data import load
+from bench.tables.compare import Robust, between_rows
 
 LEVEL = 0.05
 OWN = 0.5  # a network's own noise, as a share of the deviation of difficulty

@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from bench import models
-from bench.catalog import Catalog, Recipe
-from bench.device import keep_freed_memory
+from bench.subjects import models
+from bench.subjects.catalog import Catalog, Recipe
+from bench.subjects.device import keep_freed_memory
 from trainers.contract import rounds_of
 from trainers.loop import fit
 from trainers.validation import Split

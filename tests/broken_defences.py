@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import data, models
-from bench.catalog import Catalog
-from bench.data import Dataset
-from bench.train import _split
+from bench.running.train import _split
+from bench.subjects import data, models
+from bench.subjects.catalog import Catalog
+from bench.subjects.data import Dataset
 from trainers.loop import fit
 
 EPS = 0.15

@@ -7,10 +7,14 @@ from dataclasses import replace
 
 import pandas as pd
 
-from bench.plan import Plan, make
-from bench.provenance import Cost, Provenance, TrainingCost
-from bench.records import EvalRecord, Results, RunRecord, training_of, write_eval, write_run
-from bench.spec import Column, Row, Setting, TableSpec
+from bench.ground.provenance import Cost, Provenance, TrainingCost
+from bench.ledger.evals import EvalRecord, write_eval
+from bench.ledger.folder import Results
+from bench.ledger.ids import training_of
+from bench.ledger.plan import Plan
+from bench.ledger.planning import Data, Meaning, make
+from bench.ledger.runs import RunRecord, write_run
+from bench.ledger.spec import Column, Row, Setting, TableSpec
 
 MADE_BY = Provenance("c0ffee", False, {"torch": "2.10"}, "3.11", "cpu", 2, "2026-01-01T00:00:00+00:00", "bench run")
 SETTING = Setting("tiny", "cnn", "dots", ("dots",), ("*",), (0,), None, "5 % of the paper's radius.")
@@ -27,31 +31,25 @@ def plan_2x2(
     seeds: tuple[int, ...] = (0,), images: int = 4, eps: float = 8 / 255, more: Sequence[Column] = (), **changes: object
 ) -> Plan:
     """The plan of `spec_2x2` with more columns; eps and changes go into its identities."""
-    given: dict = {
-        "table": "tiny",
-        "dataset": "dots",
-        "arch": "cnn",
-        "seeds": seeds,
-        "images": images,
-        "images_sha256": "img",
-        "train_sha256": "train",
+    about: dict = {"table": "tiny", "arch": "cnn", "seeds": seeds, "spec": spec_2x2(*more), "setting": SETTING}
+    data: dict = {"dataset": "dots", "train_sha256": "train", "images": images, "images_sha256": "img"}
+    data |= {"validation_sha256": None}
+    threat = {"norm": "Linf", "eps": eps}
+    meaning: dict = {
         "recipes": {
             "at": {"trainer": "at", "version": 1, "settings": {"schedule": {"epochs": 3}}},
             "mat": {"trainer": "mat", "version": 1, "settings": {"schedule": {"epochs": 3}}},
         },
+        "members": {"at": 1, "mat": 2},
         "attacks": {
-            "cw": {
-                "attack": "cw",
-                "version": 1,
-                "settings": {"threat": {"norm": "Linf", "eps": eps}, "steps": 100, "step": 0.003},
-            },
+            "cw": {"attack": "cw", "version": 1, "settings": {"threat": threat, "steps": 100, "step": 0.003}},
             "ddn": {"attack": "ddn", "version": 1, "settings": {"threat": {"norm": "L2", "eps": 0.5}, "steps": 100}},
         },
-        "members": {"at": 1, "mat": 2},
-        "eval_options": {"gradient_precision": "float32"},
+        "options": {"gradient_precision": "float32"},
     }
-    given |= changes
-    return make(given.pop("spec", spec_2x2(*more)), SETTING, **given)
+    for name, value in changes.items():
+        next(part for part in (data, meaning, about) if name in part)[name] = value
+    return make(data=Data(**data), meaning=Meaning(**meaning), **about)
 
 
 def renamed(plan: Plan, row: str, label: str) -> Plan:

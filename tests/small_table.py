@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from bench.records import Results, list_runs, read_eval, read_run
+from bench.ledger.evals import read_eval
+from bench.ledger.folder import Results
+from bench.ledger.runs import list_runs, read_run
 
 TABLE = """
 title = "Small"

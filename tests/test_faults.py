@@ -29,14 +29,17 @@ from torch import Tensor, nn
 
 from attacks.losses import cross_entropy
 from attacks.target import ModelError, Target
-from bench import provenance
-from bench.cli import main
-from bench.records import Results, list_runs, read_run
+from bench.commands.cli import main
+from bench.ground import provenance
+from bench.ledger.folder import Results
+from bench.ledger.runs import list_runs, read_run
 from trainers.at import AT
 
 ROOT = Path(__file__).parents[1]
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["bench.run", "bench.figures", "bench.report", "sklearn.datasets", "pyarrow.parquet"])
+SERVER.set_forkserver_preload(
+    ["bench.running.run", "bench.tables.figures", "bench.tables.report", "sklearn.datasets", "pyarrow.parquet"]
+)
 STOPPED = "bench: stopped; what is done is kept, and the same command goes on from there"
 
 

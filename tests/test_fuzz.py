@@ -25,14 +25,19 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from test_data import write_shards
 
-from bench import check, data, files, models, reference, report, weights
-from bench.catalog import Catalog
-from bench.config import UserError, build, number, override, read_toml
-from bench.plan import read_plan, write_plan
-from bench.records import Results, list_runs, read_eval, read_run, write_eval, write_run
-from bench.spec import TableSpec
-from bench.tables import table
-from bench.weights import read_weights
+from bench.ground import files
+from bench.ground.config import UserError, build, number, override, read_toml
+from bench.ledger.evals import read_eval, write_eval
+from bench.ledger.folder import Results
+from bench.ledger.plan import read_plan, write_plan
+from bench.ledger.runs import list_runs, read_run, write_run
+from bench.ledger.spec import TableSpec
+from bench.regression import check, reference
+from bench.subjects import data, models, weights
+from bench.subjects.catalog import Catalog
+from bench.subjects.weights import read_weights
+from bench.tables import report
+from bench.tables.cells import table
 
 EXAMPLES = int(os.environ.get("BENCH_FUZZ", "200"))
 PHASES = [Phase.explicit, Phase.generate, Phase.shrink]
@@ -143,9 +148,9 @@ def test_numbers_that_would_fill_the_memory(text: str) -> None:
 
 # --- TOML -------------------------------------------------------------------------------------------------------------
 
-BOOK = (Path(models.__file__).parents[1] / "trainers" / "recipes.toml").read_bytes()
-SUITE = (Path(models.__file__).parents[1] / "attacks" / "suite.toml").read_bytes()
-SPEC = (Path(models.__file__).parent / "specs" / "table5.toml").read_bytes()
+BOOK = (Path(models.__file__).parents[2] / "trainers" / "recipes.toml").read_bytes()
+SUITE = (Path(models.__file__).parents[2] / "attacks" / "suite.toml").read_bytes()
+SPEC = (Path(models.__file__).parents[1] / "ledger" / "specs" / "table5.toml").read_bytes()
 SMALL = b"""
 [recipes.mine]
 trainer = "at"

@@ -18,11 +18,13 @@ import torch
 from methods import INNER, THREE
 from safetensors.torch import save_file
 
-from bench import data, models, registry
-from bench.catalog import Catalog
-from bench.progress import Progress
-from bench.records import Results, RunRecord, list_runs, read_eval, read_run
-from bench.train import Training
+from bench.ground.progress import Progress
+from bench.ledger.evals import read_eval
+from bench.ledger.folder import Results
+from bench.ledger.runs import RunRecord, list_runs, read_run
+from bench.running.train import Training
+from bench.subjects import data, models, registry
+from bench.subjects.catalog import Catalog
 from trainers.contract import Trainer
 from trainers.loop import fit
 from trainers.mat import MAT

@@ -15,19 +15,21 @@ from safetensors.torch import save_file
 
 from attacks.adapters.torchattacks import TorchAttacks
 from attacks.contract import ThreatModel
-from bench import models, registry, report
-from bench.cli import main
-from bench.config import UserError
-from bench.files import dump
-from bench.plan import write_plan
-from bench.records import Results, RunRecord, read_run, write_run
-from bench.spec import Column
-from bench.tables import table
+from bench.commands.cli import main
+from bench.ground.config import UserError
+from bench.ground.files import dump
+from bench.ledger.folder import Results
+from bench.ledger.plan import write_plan
+from bench.ledger.runs import RunRecord, read_run, write_run
+from bench.ledger.spec import Column
+from bench.subjects import models, registry
+from bench.tables import report
+from bench.tables.cells import table
 
 ROOT = Path(__file__).parents[1]
 FILES = [path for room in ("attacks", "trainers", "bench") for path in sorted((ROOT / room).rglob("*.py"))]
 # module:factory, which says so, and the attack libraries, by names that stand in the code
-IMPORTERS = {"bench/models.py", "attacks/adapters/__init__.py"}
+IMPORTERS = {"bench/subjects/models.py", "attacks/adapters/__init__.py"}
 CODE = {"eval", "exec", "compile", "__import__", "runpy.run_path", "runpy.run_module", "os.system", "os.popen"}
 CODE |= {f"{module}.{name}" for module in ("pickle", "marshal", "dill", "joblib") for name in ("load", "loads")}
 CODE |= {"shelve.open", "yaml.load", "pd.read_pickle", "pandas.read_pickle", "importlib.reload"}
@@ -79,7 +81,7 @@ def registered(results: Results, tmp_path: Path, **changes: object) -> RunRecord
 def test_a_record_does_not_decide_what_code_runs(tmp_path, capsys, monkeypatch):
     """Its architecture is a module:factory that leaves a trace when it is imported."""
     (tmp_path / "trap.py").write_text(
-        "from pathlib import Path\nfrom bench.models import cnn_a as make\nPath('sprung').touch()\n"
+        "from pathlib import Path\nfrom bench.subjects.models import cnn_a as make\nPath('sprung').touch()\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -97,7 +99,7 @@ def test_a_record_does_not_decide_what_code_runs(tmp_path, capsys, monkeypatch):
 
 
 def test_an_ensemble_of_ones_own_code_loads_with_the_arch_that_the_message_names(tmp_path, capsys, monkeypatch):
-    (tmp_path / "mine.py").write_text("from bench.models import cnn_a as make\n")
+    (tmp_path / "mine.py").write_text("from bench.subjects.models import cnn_a as make\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     results = Results(tmp_path / "results")
     record = registered(results, tmp_path)
@@ -173,7 +175,7 @@ def test_html_escapes_everything(tmp_path):
 WITHOUT = """
 import sys
 sys.modules["torchattacks"] = None
-from bench.cli import main
+from bench.commands.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 

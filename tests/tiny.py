@@ -9,7 +9,7 @@ from methods import method
 from oracles import small_cnn
 from torch import Tensor, nn
 
-from bench.data import augment
+from bench.subjects.data import augment
 from trainers.contract import teachers_of
 from trainers.loop import Fit, fit
 from trainers.schedule import Schedule

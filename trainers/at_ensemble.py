@@ -1,7 +1,7 @@
 """An ensemble of N networks that AT trains side by side, none knowing of the others: the compute of N networks.
 
 The mean of their probabilities is what counts (deep ensembles: Lakshminarayanan et al. 2017,
-https://arxiv.org/abs/1612.01474); `bench.models.Ensemble` forms it, and it is registered beside the networks.
+https://arxiv.org/abs/1612.01474); `bench.subjects.models.Ensemble` forms it, and it is registered beside the networks.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def fit(
     """Train the networks in place and return their best and last states.
 
     train, validation: on the networks' device. teachers: frozen networks, as many as the method has. augment: (x,
-    offsets, flips) -> x, see `bench.data.augment`. checkpoint: file that is written whole after every epoch, and within
+    offsets, flips) -> x, see `data.augment`. checkpoint: file that is written whole after every epoch, and within
     an epoch when it is `minutes` old, and continued from; identity: what training it belongs to. SIGINT and SIGTERM
     wait for the end of the batch (or of the validation) and its checkpoint. Raises ValueError for a cohort that
     does not fit, TrainingError when loss or logits are no numbers and for a checkpoint that is damaged or another

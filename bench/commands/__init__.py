@@ -1,0 +1,1 @@
+"""Words on a command line. Each command loads torch only where it needs it."""

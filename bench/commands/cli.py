@@ -1,0 +1,380 @@
+"""The commands. torch is imported inside the ones that need it, so `bench report` and `bench check` start fast.
+
+A user's mistake is one sentence and exit code 2; a cell that failed is exit code 1 after the others are done; Ctrl-C
+and SIGTERM are one sentence and 130 or 143, and what is done is kept.
+"""
+
+from __future__ import annotations
+
+import errno
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from bench.commands.options import (
+    ARCH,
+    BATCH,
+    DATA_DIR,
+    DATASET,
+    DEVICE,
+    EPS,
+    IMAGES,
+    INDICES,
+    KEEP,
+    MEAN,
+    NORM,
+    PRECISION,
+    RECIPES,
+    RESULTS,
+    SEED,
+    SEEDS,
+    SET,
+    STD,
+    options,
+)
+from bench.ground.config import UserError, choose
+from bench.ledger.folder import Results
+
+LONGEST = 1500  # characters of a sentence; what was given may be of any length
+OUTPUT_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="robustness-bench")
+def app() -> None:
+    """Trains classifiers adversarially, attacks them, judges every image, and makes the tables."""
+
+
+@app.command()
+@click.argument("table")
+@options(DATASET, ARCH, IMAGES, SEEDS, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, KEEP)
+@click.option("--fast", is_flag=True, help="Leave out the columns that take longest; the title says which.")
+@click.option("--last", is_flag=True, help="Judge the networks of the last epoch, not those of the best.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Processes that share the work and the cores; by default one for each core if a CPU trains a small network.",
+)
+@click.option("--dry-run", is_flag=True, help="Only print what would be trained and attacked.")
+def run(table: str, dry_run: bool, jobs: int | None, **given: Any) -> int:
+    """Fill TABLE, a name of `bench list tables` or a TOML file: train and attack what is missing, then print it.
+
+    Example: bench run table2 --dataset cifar10 --arch resnet18 --data-dir DATA
+    """
+    from bench.ledger import find
+    from bench.running.jobs import fill, fitting
+    from bench.running.run import TableRun
+    from bench.tables import cells, figures, report
+
+    options = _run_options(given)
+    if dry_run:
+        planned = TableRun(table, options)
+        click.echo("\n".join(planned.describe(jobs or fitting(planned))))
+        return 0
+    job, summary = fill(table, options, jobs)
+    frame = cells.table(job.plan, job.results)
+    path = report.write_table(job.plan, frame, job.results)
+    click.echo(report.render(job.plan, frame, "text"))
+    click.echo(f"\ntrained {summary.trained}, attacked {summary.attacked}, kept {summary.kept}; wrote {path}")
+    for picture in figures.draw(job.plan, frame, job.results):
+        click.echo(f"wrote {picture}")
+    lacking = frame.loc[frame["state"] != find.OK, "error"]
+    refused = f"{len(lacking)} of {len(frame)} cells have no number: {'; '.join(lacking.head(1))}"
+    failures = summary.failures or ([refused] if len(lacking) else [])
+    for failure in failures:
+        click.echo(f"error: {failure}", err=True)
+    return 1 if failures else 0
+
+
+@app.command()
+@click.argument("names", nargs=-1, metavar="[TABLE ...]")
+@click.option(
+    "--format",
+    "style",
+    default="markdown",
+    show_default=True,
+    type=click.Choice(["markdown", "csv", "latex", "html", "text"]),
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Write to this file instead of the terminal.")
+@click.option("--baseline", metavar="ROW", help="Test the other rows against this one, not against the table's own.")
+@click.option("--figures", "pictures", is_flag=True, help="Also draw the tables' figures, beside their CSV.")
+@RESULTS
+def report(
+    names: tuple[str, ...], style: str, out: Path | None, baseline: str | None, pictures: bool, results: Path
+) -> int:
+    """Tables from records alone: all that were planned, or the named ones (table2 or table2-digits)."""
+    from bench.ground.files import write_text
+    from bench.tables import cells, figures, report
+
+    folder = Results(results)
+    plans = [plan if baseline is None else plan.against(baseline) for plan in _plans(folder, names)]
+    made = [(plan, cells.table(plan, folder)) for plan in plans]
+    text = "\n\n".join(report.render(plan, frame, style) for plan, frame in made)
+    for plan, frame in made if pictures else []:
+        drawn = figures.draw(plan, frame, folder)
+        for line in [f"wrote {picture}" for picture in drawn] or [f"{plan.name} has no figure"]:
+            click.echo(line, err=True)
+    if out is None:
+        click.echo(text)
+    else:
+        if out.exists() and not out.is_file():
+            raise UserError(f"--out {out} is no plain file; leave it out, and the tables are printed")
+        write_text(out.resolve(), text + "\n")
+    return 0
+
+
+@app.command()
+@click.argument("names", nargs=-1, metavar="[TABLE ...]")
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path),
+    help="This file, not results/reference/TABLE.csv below the current folder; or a folder of results, whose records "
+    "the tables are then held to, image by image.",
+)
+@click.option("--paper", is_flag=True, help="Only tell how far the paper's numbers lie; exit code 0.")
+@click.option("--update", is_flag=True, help="Write today's numbers as the new reference, and tell what changes.")
+@click.option(
+    "--format",
+    "style",
+    default="text",
+    show_default=True,
+    type=click.Choice(["text", "junit", "json", "github"]),
+)
+@RESULTS
+def check(names: tuple[str, ...], reference: Path | None, paper: bool, update: bool, style: str, results: Path) -> int:
+    """Hold tables to their reference; exit code 1 when a number moved by more than its tolerance, or than chance."""
+    from bench.regression import check, outcome
+    from bench.regression import reference as numbers
+    from bench.tables import cells
+
+    folder, outcomes = Results(results), []
+    plans = _plans(folder, names)
+    of_records = reference is not None and reference.is_dir()
+    if of_records and (paper or update):
+        raise UserError(f"{reference} is a folder; --paper and --update want a CSV file")
+    if reference is not None and not of_records and len(plans) > 1:
+        raise UserError(f"--reference goes with one table, not with {', '.join(plan.name for plan in plans)}")
+    if paper and update:
+        raise UserError("--update writes our own numbers, and --paper holds them to others; give one of them")
+    for plan in plans:
+        path = reference or (numbers.paper_path(plan) if paper else numbers.reference_path(plan.name))
+        if of_records:
+            outcomes.append(check.check_records(plan, folder, Results(path)))
+        elif paper:
+            outcomes.append(check.check_paper(plan, cells.table(plan, folder), path))
+        elif update:
+            click.echo("\n".join(numbers.update(plan, folder, path)))
+        else:
+            outcomes.append(check.check(plan, cells.table(plan, folder), path))
+    if outcomes:
+        click.echo(outcome.tell(outcomes, style))
+    return 0 if all(one.ok for one in outcomes) else 1
+
+
+@app.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option("--format", "style", default="text", show_default=True, type=click.Choice(["text", "json"]))
+@RESULTS
+def diff(first: str, second: str, style: str, results: Path) -> int:
+    """Which images flipped between A and B, and whether it may be chance.
+
+    A and B: two run ids (every attack that both have), two eval records (.parquet files), or two folders of results
+    (every table that both have, cell by cell).
+    """
+    from bench.regression import diff
+
+    click.echo(diff.tell(*diff.diff(first, second, Results(results)), style))
+    return 0
+
+
+@app.command()
+@click.argument("recipe")
+@options(DATASET, ARCH, SEEDS, DEVICE, DATA_DIR, RESULTS, RECIPES, SET)
+def train(recipe: str, **given: Any) -> int:
+    """Train RECIPE and register its networks; prints their run ids.
+
+    A recipe that does not end in -digits needs --dataset. --arch is by default cnn-small for digits, cnn-a for
+    recipes in -quick, wrn-34-10 for those in -paper-wrn, and resnet18 for others.
+    """
+    from bench.running.run import train_recipe
+    from trainers.health import TrainingError
+
+    try:
+        run_ids = train_recipe(recipe, _run_options(given))
+    except TrainingError as error:
+        return _complain(f"training {recipe} failed: {error}", code=1)
+    click.echo("\n".join(run_ids))
+    return 0
+
+
+@app.command()
+@click.argument("model")
+@click.argument("attacks", nargs=-1, required=True, metavar="ATTACK ...")
+@options(DATASET, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, KEEP)
+@options(EPS, NORM, SEED, INDICES, MEAN, STD)
+@click.option("--source", metavar="MODEL", help="Craft the attack on this model instead, and judge it on MODEL.")
+def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
+    """Attack MODEL with ATTACK and judge every image; of several attacks the worst case counts.
+
+    MODEL: a run id, a weights file (with --arch), or module:factory (runs that code). ATTACK: a name of
+    `bench list attacks`, a suite of them, or "clean". Each attack sees what the ones before it left standing.
+    """
+    from bench.judge.evaluate import AttackError
+    from bench.running.attack import How, attack_model
+
+    try:
+        attack_model(_choice(model, given), attacks, How(**given), say=click.echo)
+    except AttackError as error:
+        return _complain(f"no number: {error}", code=1)
+    return 0
+
+
+@app.command()
+@click.argument("model")
+@options(DATASET, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, BATCH, EPS, NORM, SEED, INDICES, MEAN, STD)
+@click.option("--source", metavar="MODEL", help="Craft the transfer attack on this model, not on a substitute.")
+def diagnose(model: str, **given: Any) -> int:
+    """Check whether MODEL's robustness may be believed: named checks for gradient masking, and a verdict.
+
+    MODEL as in `bench attack`, --eps and --norm by default those it was trained with (of several norms the first;
+    --norm chooses another). Takes 100 test images unless told otherwise. Exit code 1 when a check fails.
+    """
+    from bench.diagnosis.diagnose import diagnose_model
+
+    record, lines = diagnose_model(_choice(model, given), **given)
+    click.echo("\n".join(lines))
+    return 1 if any(finding.verdict == "fail" for finding in record.findings) else 0
+
+
+@app.command()
+@click.argument("name", metavar="RUN|TABLE")
+@click.option(
+    "--images",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="So many images of each record, drawn by --seed.",
+)
+@click.option("--all", "whole", is_flag=True, help="Every image of each record.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draw.")
+@options(ARCH, DEVICE, DATA_DIR, RESULTS, RECIPES)
+def verify(name: str, images: int, whole: bool, results: Path, **given: Any) -> int:
+    """Make adversarial images again from their records, judge them in float64; exit code 1 on a mismatch."""
+    from bench.judge import verify
+    from bench.judge.evaluate import AttackError
+
+    folder, wrong = Results(results), 0
+    refused: dict[str, int] = {}
+    for run_id, eval_id in verify.records_of(name, folder):
+        try:
+            found = verify.verify(folder, run_id, eval_id, images=None if whole else images, **given)
+        except AttackError as error:
+            refused[f"not verified: {error}"] = 1
+        except UserError as error:  # the others may still be replayed
+            refused[str(error)] = 2
+        else:
+            click.echo("\n".join(found.lines))
+            wrong += len(found.mismatches)
+    for sentence, code in refused.items():
+        _complain(sentence, code)
+    return 1 if wrong else min(refused.values(), default=0)
+
+
+@app.command("list")
+@click.argument("what")
+@RESULTS
+def list_(what: str, results: Path) -> int:
+    """List tables, recipes, attacks, trainers, datasets, models or runs; table1: who teaches whom."""
+    from bench.commands import listing
+
+    for line in listing.LISTS[choose(what, listing.LISTS, "list")](results):
+        click.echo(line)
+    return 0
+
+
+def _choice(model: str, given: dict[str, Any]) -> Any:
+    """The model and the images that a command names; their options are taken out of `given`."""
+    from dataclasses import fields
+
+    from bench.subjects.chosen import Choice
+
+    about = {field.name: given.pop(field.name) for field in fields(Choice) if field.name in given}
+    return Choice(model, **about | {"results": Results(about["results"])})
+
+
+def _run_options(given: dict[str, Any]) -> Any:
+    from bench.running.run import Options
+
+    return Options(**given | {"results": Results(given["results"])})
+
+
+def _plans(results: Any, names: tuple[str, ...]) -> list[Any]:
+    """The plans on disk that are meant: `table2` is every plan of that table, `table2-digits` is one."""
+    from bench.ledger import plan
+
+    known = plan.list_plans(results)
+    if not known:
+        raise UserError(f"no table has been run in {results.root}; start with `bench run table2`")
+    chosen: list[str] = []
+    for name in names or known:
+        chosen += plan.plans_of(name, results) or [choose(name, known, "planned table")]
+    return [plan.read_plan(results, name) for name in dict.fromkeys(chosen)]
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which so takes the way of Ctrl-C."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point: runs the command and returns its exit code; `sys.exit` is the console script's business."""
+    try:
+        with _sigterm_as_exception():
+            code = app.main(arguments, prog_name="bench", standalone_mode=False)
+    except UserError as error:
+        return _complain(str(error))
+    except click.UsageError as error:
+        return _complain(error.format_message() + (f"; see `{error.ctx.command_path} --help`" if error.ctx else ""))
+    except OSError as error:
+        if error.errno not in OUTPUT_FULL or error.filename is not None:
+            raise  # of files everything is a UserError; what is left is a mistake of ours
+        return _complain(f"cannot write the output: {error.strerror}")
+    except click.Abort as stop:
+        terminated = isinstance(stop.__cause__, _Terminated)
+        sentence = "what is done is kept, and the same command goes on from there"
+        return _complain(f"stopped; {sentence}", 143 if terminated else 130)
+    except SystemExit as stop:  # nothing of ours does that, and what it says must not pass for success
+        return _complain(f"the code of a model, or a package, ended the command with sys.exit({stop.code!r})")
+    return int(code or 0)
+
+
+@contextmanager
+def _sigterm_as_exception() -> Iterator[None]:
+    """So that files are closed, temporary ones removed, and what was done is said."""
+
+    def terminate(number: int, frame: object) -> NoReturn:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _complain(sentence: str, code: int = 2) -> int:
+    """One line, whatever was given or another package said, and no longer than a screen."""
+    line = " ".join(sentence.split())
+    if len(line) > LONGEST:
+        line = f"{line[: LONGEST * 2 // 3]} ... {line[-LONGEST // 3 :]}"
+    print(f"bench: {line}", file=sys.stderr)
+    return code

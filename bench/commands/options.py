@@ -1,0 +1,109 @@
+"""Options that several commands share, and how their text is read. Raises UserError for text that does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.ground.config import UserError, number
+
+RESULTS = click.option(
+    "--results",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    help="Folder of plans, runs, evals, diagnoses and tables.",
+)
+
+
+def filled_of(context: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+    """The text; an empty one, such as of a shell variable that is not set, is no choice."""
+    if text is not None and not text.strip():
+        raise UserError(f"{parameter.opts[0]} is empty; give a name, or leave it out")
+    return text
+
+
+DATASET = click.option("--dataset", callback=filled_of, help="Data set; see `bench list datasets`.")
+ARCH = click.option(
+    "--arch", callback=filled_of, help="Architecture; see `bench list models`, or module:factory (runs that code)."
+)
+DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ... or auto.")
+DATA_DIR = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    envvar="BENCH_DATA",
+    help="Where data sets lie  [env: BENCH_DATA].",
+)
+RECIPES = click.option(
+    "--recipes",
+    type=click.Path(path_type=Path),
+    help="TOML file of your own: [recipes.*], [methods.*], [profiles.*], [schedules.*], [attacks.*], [suites.*].",
+)
+SET = click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="NAME.KEY=VALUE",
+    help="Change a setting of a recipe or attack, e.g. pgd-100-digits.steps=50 or '*-digits.schedule.epochs=3'.",
+)
+IMAGES = click.option("--images", type=click.IntRange(min=1), help="Use the first N test images.")
+BATCH = click.option("--batch-size", type=click.IntRange(min=1), help="Images per pass (no result depends on it).")
+PRECISION = click.option(
+    "--gradient-precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Precision of attack gradients; verdicts are always float32.",
+)
+
+
+def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Several click options as one decorator, in the order written."""
+
+    def decorate(command: Any) -> Any:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+def seeds_of(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+    """ "0,1,2" -> (0, 1, 2)."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--seeds {text!r} is not a list of whole numbers; write for example --seeds 0,1,2") from None
+
+
+def number_of(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
+    """ "8/255" -> 0.03137..."""
+    return None if text is None else number(text)
+
+
+def numbers_of(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float, ...] | None:
+    """ "0.49,0.48,0.45" -> (0.49, 0.48, 0.45)."""
+    return None if text is None else tuple(number(part) for part in text.split(","))
+
+
+MEAN = click.option(
+    "--mean",
+    callback=numbers_of,
+    help="Normalisation of a weights file, e.g. 0.49,0.48,0.45 or 125.3/255,123/255,113.9/255.",
+)
+STD = click.option("--std", callback=numbers_of, help="See --mean.")
+EPS = click.option(
+    "--eps",
+    callback=number_of,
+    help="Radius, e.g. 8/255 or 0.5 (Linf: a bare 8 is refused); steps that no --set gives scale with it.",
+)
+NORM = click.option("--norm", help="Linf, L2 or L1.")
+SEED = click.option("--seed", type=int, default=0, show_default=True, help="Seed of the attack's noise.")
+INDICES = click.option("--indices", type=click.Path(path_type=Path), help="File with test image numbers, one a line.")
+KEEP = click.option("--keep-adversarial", is_flag=True, help="Keep the images that fool, beside their record.")
+SEEDS = click.option("--seeds", callback=seeds_of, metavar="0,1,...", help="Training seeds.")

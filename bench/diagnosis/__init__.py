@@ -1,0 +1,1 @@
+"""May a number be believed? Signs of gradient masking, and what they mean."""

@@ -1,0 +1,137 @@
+"""`bench diagnose`: can the robustness that attacks measure on one model be believed?
+
+Evidence (`evidence.py`) -> findings (`masking.py`) -> a record beside the model's others, which tables show.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from attacks.contract import ThreatModel
+from attacks.noise import derive_seed
+from attacks.target import ModelError
+from bench.diagnosis.evidence import STAGES, Effort, Witness, substitute
+from bench.diagnosis.masking import findings
+from bench.ground.config import UserError, build, choose, settings_of
+from bench.ground.progress import Progress
+from bench.ground.provenance import provenance
+from bench.ledger.budgets import radius
+from bench.ledger.diagnoses import DiagnosisRecord, Finding, trust_of, write_diagnosis
+from bench.ledger.folder import Results, Source
+from bench.ledger.runs import RunRecord, list_runs, read_run
+from bench.subjects.chosen import Choice, Subject, choose_norm
+from bench.subjects.device import choose_device, describe
+from trainers import TRAINERS
+from trainers.contract import Inner, Trainer, perturbations
+
+IMAGES = 100
+
+
+def diagnose_model(
+    choice: Choice,
+    *,
+    eps: float | None = None,
+    norm: str | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    effort: Effort | None = None,
+) -> tuple[DiagnosisRecord, list[str]]:
+    """Attack, check, write the record; returns it and the lines to print. Raises UserError.
+
+    choice.source: the model that the transfer attack is crafted on; None is a substitute trained for it.
+    """
+    where, effort, model = choose_device(choice.device), effort or Effort(), choice.model
+    threat = _threat(choice.results, model, eps, norm)
+    loaded = choice.load()
+    subject, *origins = choice.subjects(loaded, where)
+    origin = origins[0] if origins else None
+    chosen = choice.pick(loaded, min(IMAGES, len(loaded.test)))
+    network = subject.network.to(where)
+
+    def crafted_on() -> nn.Module:
+        if origin is not None:
+            return origin.network
+        return substitute(network, loaded, effort.epochs, derive_seed("substitute", seed), where)
+
+    with Progress() as progress:
+        progress.begin(f"diagnosing {model}", STAGES)
+        witness = Witness(
+            network,
+            threat,
+            chosen,
+            loaded.classes,
+            effort=effort,
+            source=crafted_on,
+            seed=seed,
+            batch_size=batch_size,
+            on_attack=lambda name: progress.advance(),
+        )
+        try:
+            found = findings(witness.gather())
+        except ModelError as error:
+            raise UserError(f"{model}: {error}") from error
+    record = _record(witness, found, subject, origin, loaded.name)
+    path = write_diagnosis(choice.results, record)
+    return record, [*_lines(record), f"data: {loaded.source}", f"record: {path}"]
+
+
+def _record(
+    witness: Witness, found: list[Finding], subject: Subject, origin: Subject | None, dataset: str
+) -> DiagnosisRecord:
+    return DiagnosisRecord(
+        run_id=subject.run_id,
+        norm=witness.threat.norm,
+        eps=witness.threat.eps,
+        settings=settings_of(witness.effort),
+        seed=witness.seed,
+        dataset=dataset,
+        weights_sha256=subject.weights_sha256,
+        images_sha256=witness.images.sha256,
+        images=len(witness.images),
+        source=None if origin is None else Source(origin.run_id, origin.weights_sha256),
+        findings=found,
+        trust=trust_of(found),
+        cost=witness.cost,
+        provenance=provenance(describe(witness.device), torch.get_num_threads()),
+    )
+
+
+def _threat(folder: Results, model: str, eps: float | None, norm: str | None) -> ThreatModel:
+    """The threat model asked for; a registered run has that of its training, of several the first (in the norm asked
+    for). Raises UserError.
+    """
+    trained = _trained_against(read_run(folder, model)) if model in list_runs(folder) else ()
+    first = trained[0].norm if trained else "Linf"
+    chosen: Any = first if norm is None else choose_norm(norm)
+    if eps is None:
+        eps = next((inner.eps for inner in trained if inner.norm == chosen), None)
+    if eps is None:
+        raise UserError("say at which radius the model is claimed to be robust, as in --eps 8/255")
+    try:
+        threat = ThreatModel(chosen, eps)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if eps == 0:
+        raise UserError("gradients lead nowhere at radius 0; give one above 0, as in --eps 8/255")
+    return threat
+
+
+def _trained_against(record: RunRecord) -> tuple[Inner, ...]:
+    """What the network of a run was trained to withstand; for a naturally trained one, what it was measured with."""
+    settings = {key: value for key, value in record.settings.items() if key != "schedule"}
+    kind = TRAINERS[choose(record.trainer, TRAINERS, "trainer", "trainers")]
+    trainer: Trainer = build(kind, settings, f"run {record.run_id}")
+    return perturbations(trainer, record.member) or (trainer.inner,)
+
+
+def _lines(record: DiagnosisRecord) -> list[str]:
+    """One line per check, what to do under those that are not passed, and the verdict."""
+    lines = [f"{record.run_id}: {record.norm} {radius(record.eps)}, {record.images} images of {record.dataset}"]
+    for finding in record.findings:
+        lines.append(f"{finding.verdict:5} {finding.check:18} {finding.figure}; {finding.meaning}")
+    cost = record.cost
+    passes = f"{cost.forward_passes} forward, {cost.backward_passes} backward passes"
+    return [*lines, f"trust: {record.trust}", f"passes: {passes} ({cost.seconds:.1f} s)"]

@@ -1,0 +1,295 @@
+"""What `bench diagnose` measures: probes of the forward and backward pass, and attacks whose order is known beforehand.
+
+Every attack is run once, judged by `bench.judge.evaluate` like any other, and shared by the checks of `masking.py`. The
+transfer attack is crafted on a substitute that learns the model's own answers (Papernot et al. 2017,
+https://arxiv.org/abs/1602.02697; here on training images without their augmentation), unless another network is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from attacks.boundary import Boundary
+from attacks.contract import Attack, ThreatModel
+from attacks.ddn import DDN
+from attacks.losses import LOSSES, cross_entropy, log_odds
+from attacks.norms import per_image
+from attacks.pgd import FGSM, PGD
+from attacks.square import Square
+from attacks.target import ModelError, Target, default_batch_size, out_of_memory
+from bench.diagnosis.masking import Drift, Evidence, Slope
+from bench.ground.config import UserError, first_line
+from bench.ground.provenance import Cost
+from bench.judge.evaluate import AttackError, check_logits, craft, evaluate, fingerprint
+from bench.subjects import models
+from bench.subjects.data import Dataset, Images, check_images
+from trainers.contract import Inner
+from trainers.health import TrainingError
+from trainers.loop import fit
+from trainers.natural import Natural
+from trainers.schedule import Schedule
+from trainers.validation import Split
+
+GREY = ThreatModel("Linf", 0.5)  # every image can be made uniformly grey
+SHORT = 0.05  # of the radius: the step at which slopes are compared
+SUBSTITUTE_IMAGES, SUBSTITUTE_VALIDATION = 10_000, 100
+REPEATS = 3
+STAGES = 16  # calls of on_attack, at most
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What the attacks of a diagnosis may spend on an image. few, steps, many: of PGD; draws: of noise; queries: of
+    Square; walk: steps of the boundary attack; epochs: of the substitute's training.
+    """
+
+    few: int = 10
+    steps: int = 50
+    many: int = 250
+    restarts: int = 5
+    draws: int = 50
+    queries: int = 500
+    walk: int = 200
+    epochs: int = 5
+
+
+class Witness:
+    """Gathers evidence on one model. seed: of all noise. on_attack: called with the name of each attack before it runs.
+
+    source: makes the network that the transfer attack is crafted on. Raises UserError for bad images and a bad source.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        threat: ThreatModel,
+        images: Images,
+        classes: int,
+        *,
+        effort: Effort,
+        source: Callable[[], nn.Module],
+        seed: int = 0,
+        batch_size: int | None = None,
+        on_attack: Callable[[str], None] | None = None,
+    ) -> None:
+        check_images(images.x, images.y, classes)
+        self.model, self.threat, self.images, self.classes = model, threat, images, classes
+        self.effort, self.source, self.seed, self.batch_size = effort, source, seed, batch_size
+        self.say = on_attack or (lambda name: None)
+        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self.x, self.y = images.x.to(self.device), images.y.to(self.device)
+        self.evidence = Evidence(images.y.numpy(), np.zeros(len(images), dtype=bool))
+        self.cost = Cost(0.0, 0, 0)
+
+    def gather(self) -> Evidence:
+        """All that can be measured; where the model refuses to be, why."""
+        self._probe()
+        if not self.evidence.refused:
+            self._attack_all()
+        return self.evidence
+
+    def _note(self, **changes: object) -> None:
+        self.evidence = replace(self.evidence, **changes)  # type: ignore[arg-type]
+
+    def _refuse(self, check: str, why: object) -> None:
+        self._note(refused=self.evidence.refused | {check: str(why)})
+
+    def _probe(self) -> None:
+        """Forward and backward passes without an attack."""
+        self.say("probes")
+        try:
+            target = Target(self.model, self.batch_size)
+        except ModelError as error:
+            return self._refuse("evaluation-mode", error)
+        before = fingerprint(self.model)
+        clean = target.true_logits(self.x)
+        try:
+            check_logits(clean, self.classes)
+        except ModelError as error:
+            return self._refuse("logits", error)
+        self._note(
+            right=(clean.argmax(1) == self.y).cpu().numpy(),
+            repeated=_widest([_drift(clean, target.true_logits(self.x)) for _ in range(REPEATS)]),
+            regrouped=self._regrouped(clean),
+            state_changed=fingerprint(self.model) != before,
+        )
+        try:
+            reached = self._reached_by_gradients()
+        except RuntimeError as error:  # such as a forward pass through numpy
+            if out_of_memory(error):
+                raise
+            return self._refuse("differentiable", f"it fails where gradients are asked for ({first_line(error)})")
+        if not reached:
+            return self._refuse("differentiable", "autograd finds no way from the logits to the image")
+        self._probe_gradients(target)
+
+    def _regrouped(self, clean: Tensor) -> Drift:
+        """Logits in reversed order and small batches of another size, against those of the usual batches."""
+        small = Target(self.model, max(1, min(len(self.x), self.batch_size or default_batch_size(self.x)) // 3))
+        return _drift(clean, small.true_logits(self.x.flip(0)).flip(0))
+
+    def _reached_by_gradients(self) -> bool:
+        """Whether the logits of an image hang on it, as far as autograd knows."""
+        image = self.x[:1].clone().requires_grad_(True)
+        with torch.enable_grad():
+            answer = self.model(image.clone())  # a model may write into its input
+        return answer.requires_grad and torch.autograd.grad(answer.sum(), image, allow_unused=True)[0] is not None
+
+    def _probe_gradients(self, target: Target) -> None:
+        """Gradients of the images that are right, and what steps along them do."""
+        right = torch.from_numpy(self.evidence.right).to(self.device)
+        x, y = self.x[right], self.y[right]
+        if not len(x):
+            return
+        _, by_ce, _ = target.loss_grad(x, y, cross_entropy)
+        _, by_margin, _ = target.loss_grad(x, y, LOSSES["margin"])
+        loss, slope, _ = target.loss_grad(x, y, _log_odds)
+        self._note(zero={"ce": _useless(by_ce), "margin": _useless(by_margin)})
+        near, far = (self._step(x, by_ce, share) for share in (SHORT, 1.0))
+        rise = [_log_odds(target.true_logits(one), y) - loss for one in (near, far)]
+        said = [(slope.double() * (one.double() - x.double())).flatten(1).sum(1) for one in (near, far)]
+        ratio = [(up / forecast).cpu().numpy() for up, forecast in zip(rise, said, strict=True)]
+        self._note(slope=Slope((rise[0] > 0).cpu().numpy(), *ratio))
+
+    def _step(self, x: Tensor, grad: Tensor, share: float) -> Tensor:
+        """x after a step of that share of the radius, inside the threat model."""
+        grad = torch.nan_to_num(grad)
+        if self.threat.norm == "Linf":
+            return (x + share * self.threat.eps * grad.sign()).clamp(0, 1)
+        longest = self.threat.eps if self.threat.norm == "L2" else self.threat.eps / x[0].numel() ** 0.5
+        unit = grad / per_image(grad.flatten(1).norm(dim=1).clamp_min(torch.finfo(grad.dtype).tiny), grad)
+        return (x + share * longest * unit).clamp(0, 1)
+
+    def _attack_all(self) -> None:
+        """The attacks, cheap ones first. A model that the judge refuses in the middle is refused."""
+        try:
+            for name, attack in self._white_box().items():
+                self._run(name, attack)
+            if self.threat.norm == "L1":
+                self._note(without=self.evidence.without | {"square": "Square works in Linf and L2 only"})
+            else:
+                self._run("square", Square(self.threat, self.effort.queries))
+            self._boundary()
+            self._transfer()
+        except ModelError as error:
+            self._refuse("logits", error)
+        except AttackError as error:  # these attacks keep their contract: the model changed under them
+            self._refuse("deterministic", error)
+
+    def _white_box(self) -> dict[str, Attack]:
+        """The attacks of known order, and noise, which is PGD that draws starts and takes no step."""
+        threat, effort = self.threat, self.effort
+        double = ThreatModel(threat.norm, min(2 * threat.eps, 1.0) if threat.norm == "Linf" else 2 * threat.eps)
+        return {
+            "fgsm": FGSM(threat),
+            "pgd-few": self._pgd(threat, effort.few),
+            "pgd": self._pgd(threat, effort.steps),
+            "pgd-many": self._pgd(threat, effort.many),
+            "pgd-restarts": replace(self._pgd(threat, effort.steps), restarts=effort.restarts),
+            "pgd-margin": replace(self._pgd(threat, effort.steps), loss="margin"),
+            "pgd-double": self._pgd(double, effort.steps),
+            "pgd-grey": self._pgd(GREY, effort.steps),
+            "noise": PGD(threat, steps=1, step=0.0, restarts=effort.draws, stop="last"),
+        }
+
+    def _pgd(self, threat: ThreatModel, steps: int) -> PGD:
+        """Cross-entropy, uniform start, last iterate; steps that can cross the ball, a tenth of the radius at least. In
+        L1 a step goes to as large a share of the image's values as 5 to 20 are of the 3072 of CIFAR-10: of 64 values
+        5 to 20 are so many that FGSM, which takes the steepest, alone broke 6 of 100 images of a MAT-MSD network.
+        """
+        values = self.x[0].numel()
+        pixels = (max(1, round(5 * values / 3072)), max(1, round(20 * values / 3072)))
+        return PGD(threat, steps, step=max(0.1, 2.5 / steps) * threat.eps, stop="last", l1_pixels=pixels)
+
+    def _run(self, name: str, attack: Attack, **given: object) -> np.ndarray:
+        """Judge the attack, note who stands, and return the distances in L2 [n], inf where nothing fooled."""
+        self.say(name)
+        verdicts = evaluate(
+            self.model, attack, self.images, self.classes,
+            name="diagnose", seed=self.seed, batch_size=self.batch_size, **given,  # type: ignore[arg-type]
+        )  # fmt: skip
+        cost, table = verdicts.cost, verdicts.table
+        self.cost = Cost(
+            self.cost.seconds + cost.seconds,
+            self.cost.forward_passes + cost.forward_passes,
+            self.cost.backward_passes + cost.backward_passes,
+        )
+        self._note(stands=self.evidence.stands | {name: table["robust"].to_numpy(dtype=bool)})
+        fooled = table["adversarial_prediction"] != table["label"]
+        return np.where(fooled, table["l2"], np.inf)
+
+    def _boundary(self) -> None:
+        """The boundary attack, and gradients at the median of the distances it needed; DDN as the closest they get."""
+        anywhere = ThreatModel("L2", self.x[0].numel() ** 0.5)
+        needed = self._run("boundary", Boundary(anywhere, self.effort.walk))
+        found = self.evidence.right & np.isfinite(needed)
+        if not found.any():
+            stands = {name: flags for name, flags in self.evidence.stands.items() if name != "boundary"}
+            reason = "the boundary attack found no image to start from"
+            return self._note(stands=stands, without=self.evidence.without | {"boundary": reason})
+        radius = float(np.median(needed[found]))
+        self._note(stands=self.evidence.stands | {"boundary": self.evidence.right & (needed > radius)})
+        pgd = self._pgd(ThreatModel("L2", radius), self.effort.steps)
+        self._run("pgd-l2", pgd)
+        self._run("pgd-l2-margin", replace(pgd, loss="margin"))
+        closest = self._run("ddn", DDN(pgd.threat))
+        self._note(stands=self.evidence.stands | {"ddn": self.evidence.right & (closest > radius)})
+
+    def _transfer(self) -> None:
+        """PGD on another network, judged on this one."""
+        self.say("substitute")
+        try:
+            source = self.source().to(self.device)
+        except TrainingError as error:
+            return self._note(without=self.evidence.without | {"transfer": f"the substitute was not trained: {error}"})
+        pgd = self._pgd(self.threat, self.effort.steps)
+        given = {"name": "diagnose", "seed": self.seed, "batch_size": self.batch_size}
+        try:
+            crafted = craft(source, pgd, self.images, self.classes, **given)  # type: ignore[arg-type]
+        except ModelError as error:
+            raise UserError(f"the network to craft on: {error}") from error
+        self._run("transfer", pgd, crafted=crafted)
+
+
+def substitute(model: nn.Module, dataset: Dataset, epochs: int, seed: int, device: torch.device) -> nn.Module:
+    """A CNN-A that has learned what the model answers on training images. Raises TrainingError."""
+    target = Target(model)
+
+    def answers(images: Images) -> Split:
+        x = images.x.to(device)
+        return Split(x, target.true_logits(x).argmax(1), images.ids.to(device))
+
+    train = dataset.train.head(min(SUBSTITUTE_IMAGES, len(dataset.train)))
+    validation = dataset.validation.head(min(SUBSTITUTE_VALIDATION, len(dataset.validation)))
+    network = models.create("cnn-a", dataset.image_shape, dataset.classes, seed).to(device)
+    schedule = Schedule(epochs, batch_size=32, lr=0.05, kind="cyclic", augment=False, validation_steps=1)
+    trainer: Any = Natural(Inner(0.0, steps=1, step=0.0))
+    fit(trainer, [network], answers(train), answers(validation), schedule, seed)
+    return network.eval()
+
+
+def _log_odds(logits: Tensor, y: Tensor) -> Tensor:
+    """In float64: the rise along a short step is small."""
+    return log_odds(logits.double(), y)
+
+
+def _useless(grad: Tensor) -> np.ndarray:
+    """[N] bool: the gradient is 0 everywhere, or not finite somewhere."""
+    flat = grad.flatten(1)
+    return ((flat == 0).all(1) | ~torch.isfinite(flat).all(1)).cpu().numpy()
+
+
+def _drift(first: Tensor, second: Tensor) -> Drift:
+    spread = (first.amax(1) - first.amin(1)).clamp_min(torch.finfo(first.dtype).tiny)
+    largest = ((first - second).abs().amax(1) / spread).max()
+    return Drift(float(largest), int((first.argmax(1) != second.argmax(1)).sum()))
+
+
+def _widest(drifts: list[Drift]) -> Drift:
+    return Drift(max(drift.largest for drift in drifts), max(drift.changed for drift in drifts))

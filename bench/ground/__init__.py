@@ -1,0 +1,1 @@
+"""What every room stands on: TOML into dataclasses, whole files, locks, provenance, statistics, progress. No torch."""

@@ -1,0 +1,1 @@
+"""Model + attack + images -> one verdict per image, and verdicts made again."""

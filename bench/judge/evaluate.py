@@ -1,0 +1,227 @@
+"""Model + attack + images -> one verdict per image: the judge that trusts no attack.
+
+Whatever an attack returns is looked at afresh: same shape and type, finite, inside [0, 1], inside its threat model,
+and the label wrong in a float32 pass of its own, in batches of another size than the attack used. The model is
+fingerprinted before and after. An attack that breaks its promise raises; it never becomes a number.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from attacks.adapters import LibraryError
+from attacks.contract import Attack, ThreatModel, balls_of, inside
+from attacks.noise import Noise, derive_seed
+from attacks.norms import distance
+from attacks.target import ModelError, Precision, Target, default_batch_size
+from bench.ground.config import UserError
+from bench.ground.provenance import Cost
+from bench.subjects.data import Images, check_images
+from bench.subjects.fingerprint import fingerprint
+from bench.subjects.models import quick
+
+DISTANCES = ("Linf", "L2", "L1", "L0")
+
+
+class AttackError(RuntimeError):
+    """The attack broke its contract, or its library crashed: what came of it is no data point."""
+
+
+@dataclass(frozen=True)
+class Crafted:
+    """Adversarial images [N, C, H, W] that were made on one network, to be judged on others, and what they cost.
+
+    passes: [2, N] int64, forward and backward passes of each image.
+    """
+
+    x_adv: Tensor
+    passes: Tensor
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """One row per image (the columns of `EvalRecord.images`), the adversarial images [N, C, H, W], and the cost."""
+
+    table: pd.DataFrame
+    x_adv: Tensor
+    cost: Cost
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Share of images that are right without an attack."""
+        return float((self.table["clean_prediction"] == self.table["label"]).mean())
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share of all images that are right without and with the attack."""
+        return float(self.table["robust"].mean())
+
+    @property
+    def summary(self) -> str:
+        """Clean and robust accuracy and the time, in one line."""
+        passes = f"{self.cost.forward_passes} forward, {self.cost.backward_passes} backward passes"
+        return (
+            f"clean {self.clean_accuracy:.2%}, robust {self.robust_accuracy:.2%}, {self.cost.seconds:.1f} s, {passes}"
+        )
+
+
+def evaluate(
+    model: nn.Module,
+    attack: Attack | None,
+    images: Images,
+    classes: int,
+    *,
+    name: str = "clean",
+    seed: int = 0,
+    batch_size: int | None = None,
+    gradient_precision: Precision = "float32",
+    crafted: Crafted | None = None,
+) -> Verdicts:
+    """Attack the images that the model gets right, and judge every image.
+
+    model: in evaluation mode, on the device to use, [B, C, H, W] in [0, 1] -> logits [B, classes]. attack: None is
+    clean accuracy. name, seed: with each image's id they make its noise. crafted: what `craft` made of the same images
+    with the same attack, on another network; it is judged instead, and its cost is counted in. Raises UserError for bad
+    images, ModelError for a model that cannot be measured, AttackError for an attack that broke its contract.
+    """
+    check_images(images.x, images.y, classes)
+    device = _device(model)
+    x, y = images.x.to(device), images.y.to(device)
+    before = fingerprint(model)
+    started = time.perf_counter()
+    target = Target(model, batch_size, gradient_precision, quick=quick(model)).counting(len(x))
+    clean_logits = target.true_logits(x)
+    check_logits(clean_logits, classes)
+    clean = clean_logits.argmax(1)
+    x_adv, passes = x.clone(), target.passes_per_image
+    standing = (clean == y).nonzero().squeeze(1)
+    if crafted is not None and attack is not None:
+        x_adv, passes = crafted.x_adv.to(device), passes + crafted.passes
+        check_contract(name, attack, x, x_adv)
+        started -= crafted.seconds
+    elif attack is not None and len(standing):
+        noise = Noise(derive_seed("attack", name, seed), images.ids.to(device))
+        x_adv[standing] = _run(name, attack, target[standing], x[standing], y[standing], noise[standing])
+    _check_unchanged(name, model, before)
+    adversarial = clean if attack is None else _fresh_predictions(model, x_adv, batch_size)
+    seconds = time.perf_counter() - started
+    threat = ThreatModel("own", 0) if attack is None else attack.threat
+    table = _table(images, x_adv, threat, clean, adversarial, passes)
+    return Verdicts(table, x_adv, Cost(seconds, *passes.sum(1).tolist()))
+
+
+def craft(
+    source: nn.Module,
+    attack: Attack,
+    images: Images,
+    classes: int,
+    *,
+    name: str,
+    seed: int = 0,
+    batch_size: int | None = None,
+    gradient_precision: Precision = "float32",
+) -> Crafted:
+    """Attack every image on `source`, also those it gets wrong, for `evaluate` to judge on other networks.
+
+    Arguments and errors as in `evaluate`.
+    """
+    check_images(images.x, images.y, classes)
+    device = _device(source)
+    x, y = images.x.to(device), images.y.to(device)
+    before, started = fingerprint(source), time.perf_counter()
+    target = Target(source, batch_size, gradient_precision, quick=quick(source)).counting(len(x))
+    check_logits(target.true_logits(x), classes)
+    x_adv = _run(name, attack, target, x, y, Noise(derive_seed("attack", name, seed), images.ids.to(device)))
+    _check_unchanged(name, source, before)
+    return Crafted(x_adv.cpu(), target.passes_per_image, time.perf_counter() - started)
+
+
+def check_transfer(name: str, attack: Attack | None) -> Attack:
+    """The attack, if it may be crafted on another network. Raises UserError for none, and for one that stops at its
+    first success: images at the source's boundary fool few other networks.
+    """
+    if attack is None or getattr(attack, "stop", "last") == "first":
+        raise UserError(
+            f"{name!r} cannot be crafted on another network: a transfer attack runs to its last iterate; "
+            'set stop = "last", as in pgd-100-last'
+        )
+    return attack
+
+
+def _run(name: str, attack: Attack, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+    """What the attack makes of x, checked. Raises AttackError."""
+    try:
+        x_adv = attack(target, x, y, noise)
+    except LibraryError as error:  # a crash of our own passes through: its traceback is what one needs
+        raise AttackError(f"{name}: {error}") from error
+    check_contract(name, attack, x, x_adv)
+    return x_adv
+
+
+def _check_unchanged(name: str, model: nn.Module, before: str) -> None:
+    if fingerprint(model) != before:
+        raise AttackError(f"{name} changed the model (weights, buffers, mode or gradients); its result is void")
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def check_logits(logits: Tensor, classes: int) -> None:
+    """logits [N, K] of clean images. Raises ModelError in one sentence for what cannot be measured."""
+    if logits.shape[1] != classes:
+        raise ModelError(f"the model returns {logits.shape[1]} classes; the data set has {classes}")
+    if not torch.isfinite(logits).all():
+        bad = int((~torch.isfinite(logits)).any(1).sum())
+        raise ModelError(f"the model returns NaN or infinity on {bad} of {len(logits)} clean images")
+    if (logits >= 0).all() and ((logits.sum(1) - 1).abs() < 1e-3).all():
+        raise ModelError(
+            "the model returns probabilities (every row is >= 0 and sums to 1), on which gradients vanish; "
+            "return the logits before the softmax"
+        )
+
+
+def check_contract(name: str, attack: Attack, x: Tensor, x_adv: Tensor) -> None:
+    """x, x_adv [N, C, H, W]. Raises AttackError when the attack left its threat model on any image."""
+    if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape or x_adv.dtype != x.dtype:
+        got = f"{tuple(x_adv.shape)} {x_adv.dtype}" if isinstance(x_adv, Tensor) else type(x_adv).__name__
+        raise AttackError(f"{name} returned {got} for images {tuple(x.shape)} {x.dtype}")
+    legal = inside(attack, x, x_adv)
+    if not legal.all():
+        balls = " or ".join(f"{ball.norm}, eps = {ball.eps:g}" for ball in balls_of(attack))
+        raise AttackError(
+            f"{name} left its threat model ({balls}, images in [0, 1]) "
+            f"on {int((~legal).sum())} of {len(x)} images; an attack must project, the judge will not"
+        )
+
+
+def _fresh_predictions(model: nn.Module, x_adv: Tensor, batch_size: int | None) -> Tensor:
+    """Float32 predictions in batches about two thirds the size of the attack's: no batch of its repeats."""
+    other = max(1, (batch_size or default_batch_size(x_adv)) * 2 // 3)
+    logits = Target(model, other).logits(x_adv)
+    if not torch.isfinite(logits).all():
+        raise ModelError("the model returns NaN or infinity on adversarial images; such an image has no verdict")
+    return logits.argmax(1)
+
+
+def _table(
+    images: Images, x_adv: Tensor, threat: ThreatModel, clean: Tensor, adversarial: Tensor, passes: Tensor
+) -> pd.DataFrame:
+    x, y = images.x.to(x_adv.device), images.y.to(x_adv.device)
+    robust = (clean == y) & ((adversarial == y) | ~threat.contains(x, x_adv))
+    columns = {
+        "image": images.ids,
+        "label": images.y,
+        "clean_prediction": clean,
+        "adversarial_prediction": adversarial,
+        "robust": robust,
+    }
+    columns |= {norm.lower(): distance(norm, x, x_adv) for norm in DISTANCES}
+    columns |= {"forward_passes": passes[0], "backward_passes": passes[1]}
+    return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})

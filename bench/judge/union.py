@@ -1,0 +1,84 @@
+"""Several attacks on one model: the worst case image by image, each attack on what the ones before it left standing.
+
+The verdicts are those of running every attack on every image, because noise belongs to the image; only the work
+shrinks. So cheap and strong attacks go first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from attacks.contract import Attack, ThreatModel
+from attacks.target import Precision
+from bench.ground.provenance import Cost
+from bench.judge.evaluate import Verdicts, evaluate
+from bench.subjects.data import Images
+
+PASSES = ["forward_passes", "backward_passes"]
+
+
+@dataclass(frozen=True)
+class Union(Verdicts):
+    """broken_by: for each attack the ids of the images that it broke.
+
+    The row and the adversarial image of a fallen image are those of the attack that broke it, of any other the ones
+    without an attack; passes are those of all attacks.
+    """
+
+    broken_by: dict[str, list[int]]
+
+
+def evaluate_union(
+    model: nn.Module,
+    attacks: Mapping[str, Attack],
+    images: Images,
+    classes: int,
+    *,
+    seed: int = 0,
+    batch_size: int | None = None,
+    gradient_precision: Precision = "float32",
+    on_part: Callable[[str, int, Verdicts], None] | None = None,
+) -> Union:
+    """The attacks in their order, by the names that their noise is drawn from.
+
+    on_part: called after each attack with its name, how many images still stand, and what it did. Other arguments and
+    errors as in `bench.judge.evaluate.evaluate`.
+    """
+    clean = evaluate(model, None, images, classes, batch_size=batch_size)
+    table, x_adv, seconds, broken_by = clean.table.copy(), clean.x_adv.clone(), clean.cost.seconds, {}
+    for name, attack in attacks.items():
+        places = torch.tensor(table["robust"].to_numpy()).nonzero().squeeze(1)
+        if len(places) == 0:
+            break
+        verdicts = evaluate(
+            model,
+            attack,
+            images.take(places),
+            classes,
+            name=name,
+            seed=seed,
+            batch_size=batch_size,
+            gradient_precision=gradient_precision,
+        )
+        part = verdicts.table.set_index(places.numpy())
+        passes = table.loc[part.index, PASSES] + part[PASSES]
+        fallen = part[~part["robust"]]
+        table.loc[fallen.index] = fallen
+        table.loc[part.index, PASSES] = passes
+        broken = ~torch.tensor(part["robust"].to_numpy())
+        x_adv[places[broken]] = verdicts.x_adv[broken]
+        broken_by[name] = fallen["image"].tolist()
+        seconds += verdicts.cost.seconds
+        if on_part:
+            on_part(name, int(table["robust"].sum()), verdicts)
+    return Union(table, x_adv, Cost(seconds, *table[PASSES].sum().tolist()), broken_by)
+
+
+def common_threat(attacks: Mapping[str, Attack]) -> ThreatModel:
+    """The threat model that all attacks share; "own" where they differ, as then no single distance says it all."""
+    threats = {attack.threat for attack in attacks.values()}
+    return threats.pop() if len(threats) == 1 else ThreatModel("own", 0)

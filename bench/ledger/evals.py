@@ -1,0 +1,138 @@
+"""One record per network and attack: one Parquet file, the per-image table, with all else as JSON in its metadata."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bench.ground.config import UserError
+from bench.ground.files import dump, parse, write_atomic
+from bench.ground.provenance import Cost, Provenance
+from bench.ledger.folder import Results, Source, broken, own
+
+DISTANCES = ("linf", "l2", "l1", "l0")
+COLUMNS = dict.fromkeys(("image", "label", "clean_prediction", "adversarial_prediction"), pa.int64())
+COLUMNS |= {"robust": pa.bool_()} | dict.fromkeys(DISTANCES, pa.float64())
+COLUMNS |= dict.fromkeys(("forward_passes", "backward_passes"), pa.int64())
+SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in COLUMNS.items()])
+_METADATA, _SEAL = b"bench", b"sha256"
+
+
+@dataclass(frozen=True)
+class EvalHead:
+    """One network under one attack, without the images. eps: in image units; clean accuracy has eps 0. source: the
+    network that the images were crafted on; None is the network itself. broken_by: for a union of attacks, the ids of
+    the images that each of them broke. adversarial_sha256: of the file with the images that fool, None where none is.
+    """
+
+    run_id: str
+    eval_id: str
+    attack: str
+    settings: dict[str, Any]
+    norm: str
+    eps: float
+    seed: int
+    dataset: str
+    weights_sha256: str
+    images_sha256: str
+    cost: Cost
+    provenance: Provenance
+    source: Source | None = field(default=None, kw_only=True)
+    broken_by: dict[str, list[int]] | None = field(default=None, kw_only=True)
+    adversarial_sha256: str | None = field(default=None, kw_only=True)
+
+
+@dataclass(frozen=True)
+class EvalRecord(EvalHead):
+    """One network under one attack. images: one row per image, the columns of SCHEMA; distances in image
+    units.
+    """
+
+    images: pd.DataFrame = field(repr=False, compare=False)
+
+
+def write_eval(results: Results, record: EvalRecord) -> Path:
+    """Checks the table and writes one Parquet file atomically; returns its path. Raises UserError."""
+    path = results.eval(record.run_id, record.eval_id)
+    if set(record.images.columns) != set(COLUMNS):  # pyarrow would drop what is too much
+        raise UserError(f"{path}: the per-image table needs exactly the columns {', '.join(COLUMNS)}")
+    try:
+        table = pa.Table.from_pandas(record.images, SCHEMA, preserve_index=False, safe=True)
+    except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: the per-image table does not fit the schema: {error}") from error
+    _check_images(record.images, record, path)
+    head = EvalHead(**{f.name: getattr(record, f.name) for f in fields(EvalHead)})
+    seal = _digest(table.to_pandas()).encode()
+    whole = table.replace_schema_metadata({_METADATA: dump(path, head).encode(), _SEAL: seal})
+    return write_atomic(path, lambda file: pq.write_table(whole, file, compression="zstd"))
+
+
+def read_eval(results: Results, run_id: str, eval_id: str) -> EvalRecord:
+    """Raises UserError when the record is missing, truncated, of another cell, or contradicts itself."""
+    path = results.eval(run_id, eval_id)
+    try:
+        with open(path, "rb") as file:
+            table = pq.read_table(pa.BufferReader(file.read()), use_threads=False)
+        metadata, seal = ((table.schema.metadata or {})[key] for key in (_METADATA, _SEAL))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such record") from error
+    except KeyError as error:
+        raise broken(path, f"it has no {str(error.args[0], errors='replace')!r} metadata") from error
+    except (OSError, pa.ArrowException) as error:
+        raise broken(path, f"it is no whole Parquet file ({str(error).splitlines()[0]})") from error
+    if not table.schema.equals(SCHEMA):
+        raise broken(path, f"its columns or their types are not {', '.join(SCHEMA.names)}")  # names may be no text
+    head = own(path, parse(path, metadata, EvalHead), run_id=run_id, eval_id=eval_id)
+    images = table.to_pandas()
+    _check_images(images, head, path)
+    if seal != _digest(images).encode():
+        raise broken(path, "its images are not what was written (SHA-256): it was damaged or edited")
+    return EvalRecord(**vars(head), images=images)
+
+
+def beyond(images: pd.DataFrame, norm: str, eps: float) -> pd.Series:
+    """Per image, whether x_adv is farther than eps: past it fooling does not count. Never in a norm of its own."""
+    if norm.lower() not in DISTANCES:
+        return pd.Series(False, index=images.index)
+    return images[norm.lower()] > eps + 1e-6 * max(1.0, eps)  # the tolerance of a ThreatModel
+
+
+def _digest(images: pd.DataFrame) -> str:
+    """SHA-256 of a per-image table: every column's values in the order of COLUMNS."""
+    digest = hashlib.sha256()
+    for name in COLUMNS:
+        digest.update(images[name].to_numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _check_images(images: pd.DataFrame, head: EvalHead, path: Path) -> None:
+    """The laws of a per-image table. Raises UserError."""
+    column = {name: images[name].to_numpy() for name in COLUMNS}  # plain arrays: a report checks a million rows
+    right = column["clean_prediction"] == column["label"]
+    held = column["adversarial_prediction"] == column["label"]
+    held |= beyond(images, head.norm, head.eps).to_numpy()  # a minimal-norm attack may have needed more than eps
+    contradicted = int((column["robust"] != (right & held)).sum())
+    if images.empty:
+        raise broken(path, "it holds no image")
+    if not images["image"].is_unique:
+        raise broken(path, "an image appears twice")
+    if contradicted:
+        raise broken(path, f"on {contradicted} images the verdict contradicts the predictions")
+    if not all((column[name] >= 0).all() for name in COLUMNS if name != "robust"):  # NaN is not at least 0 either
+        raise broken(path, "a class, a distance or a count of passes is negative or no number")
+
+
+def judge_at(record: EvalRecord, eps: float) -> EvalRecord:
+    """The record of a minimal-norm attack as if its radius had been eps: the distances decide. Raises UserError."""
+    if record.norm.lower() not in DISTANCES:
+        raise UserError(f"{record.eval_id} of {record.run_id} has norm {record.norm!r}, which has no radius to choose")
+    images = record.images
+    held = (images["adversarial_prediction"] == images["label"]) | beyond(images, record.norm, eps)
+    robust = (images["clean_prediction"] == images["label"]) & held
+    return replace(record, eps=eps, images=images.assign(robust=robust))

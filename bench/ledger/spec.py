@@ -1,0 +1,241 @@
+"""What a table holds, from its TOML: rows, columns and where it can be run. Names only, no code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.ground.config import UserError, build, choose, read_toml
+
+CLEAN = "clean"  # the column without an attack
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network of a table. member: which network of the cohort, from 0. ensemble: the mean of the cohort's networks
+    instead of one of them. set: what the row changes of its method's recipe, such as { alpha = 0.2 } or
+    { inner = { start = "gaussian" } }.
+    """
+
+    label: str
+    method: str
+    member: int = 0
+    checkpoint: Literal["best", "last"] = "best"
+    ensemble: bool = False
+    set: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def training(self) -> str:
+        """The method, and what is changed of its recipe: "mat", "mat alpha=0.2"."""
+        return " ".join([self.method, *(f"{key}={value}" for key, value in self.set.items())])
+
+
+@dataclass(frozen=True)
+class Column:
+    """One attack of a table, or what is made of the columns before it: of attack, union and mean it has one.
+
+    attack: by the name it has without a profile; "clean" is none. source, source_member: the attack is crafted on
+    this method's network (member as in Row; the row's seed and checkpoint) and judged on the row's. at: the verdict
+    is read at this radius, in the norm's image units, off the distances in the record of a minimal-norm attack,
+    which is not run again. union: labels of columns; an image counts if it counts in each. mean: labels of columns;
+    their plain mean. published: the column's name in the reference file, where that is not the attack's.
+    slow: `--fast` leaves it out. Raises ValueError.
+    """
+
+    label: str
+    attack: str = ""
+    source: str = ""
+    source_member: int = 0
+    at: float | None = None
+    union: tuple[str, ...] = ()
+    mean: tuple[str, ...] = ()
+    published: str = ""
+    slow: bool = False
+
+    def __post_init__(self) -> None:
+        if sum(bool(kind) for kind in (self.attack, self.union, self.mean)) != 1:
+            raise ValueError(f"column {self.label!r} needs one of attack, union and mean")
+        if (self.source or self.at is not None) and self.attack in ("", CLEAN):
+            raise ValueError(f"column {self.label!r}: source and at go with an attack")
+        if self.source_member < 0 or (self.source_member and not self.source):
+            raise ValueError(f"column {self.label!r}: source_member is a network of a source, from 0")
+        if self.at is not None and self.at < 0:
+            raise ValueError(f"column {self.label!r}: at = {self.at:g} is no radius")
+        if len(self.parts) == 1 or len(set(self.parts)) < len(self.parts):
+            raise ValueError(f"column {self.label!r} is made of at least two columns, each once")
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Labels of the columns that this one is made of."""
+        return self.union or self.mean
+
+
+@dataclass(frozen=True)
+class Figure:
+    """The picture of a table, see `bench.tables.figures`.
+
+    kind: "bars", a bar for each row and column; "radius", lines of the rows against the radii of columns with `at` (no
+    attack is radius 0); "sweep", lines against the setting `over` that the rows change; "cost", the rows in `column`
+    against what their training took; "overlap", the images that each of two `rows` gets right in `column`.
+    """
+
+    kind: Literal["bars", "radius", "sweep", "cost", "overlap"]
+    column: str = ""
+    rows: tuple[str, ...] = ()
+    over: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.kind in ("cost", "overlap")) != bool(self.column):
+            raise ValueError(f"a figure of kind {self.kind!r} {'has no' if self.column else 'names its'} column")
+        if len(self.rows) != (2 if self.kind == "overlap" else 0):
+            raise ValueError("a figure of kind 'overlap' names two rows, and no other kind names rows")
+        if (self.kind == "sweep") != bool(self.over):
+            raise ValueError("a figure of kind 'sweep' names the setting it is over, and no other kind does")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a table can be run. profile: suffix of the names of recipes, and of attacks unless
+    attack_profile says another ("" is none). dataset, arch: what is used unless the user asks for others
+    that the patterns match. images: the first so many test images, None is all. note: printed under the
+    table.
+    """
+
+    profile: str
+    arch: str
+    dataset: str
+    datasets: tuple[str, ...]
+    archs: tuple[str, ...]
+    seeds: tuple[int, ...] = (0,)
+    images: int | None = None
+    note: str = ""
+    attack_profile: str | None = None
+
+    def recipe(self, training: str) -> str:
+        """ "mat" -> "mat-digits", "mat alpha=0.2" -> "mat-digits alpha=0.2"."""
+        method, *changes = training.split(" ", 1)
+        return " ".join([f"{method}-{self.profile}", *changes])
+
+    def attack(self, attack: str) -> str:
+        """ "pgd-100" -> "pgd-100-digits"; "clean" stays."""
+        suffix = self.profile if self.attack_profile is None else self.attack_profile
+        return f"{attack}-{suffix}" if suffix and attack != CLEAN else attack
+
+    def fits(self, dataset: str | None, arch: str | None) -> bool:
+        """Whether the patterns match; None matches."""
+        return _any(dataset, self.datasets) and _any(arch, self.archs)
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """What a table holds: names only. reference: file and table number of the published values, or "". split: the
+    images it is measured on; "validation" is for tables that something is chosen by. figure: its picture. baseline:
+    label of the row that the others are tested against, or "".
+    """
+
+    title: str
+    source: str
+    reference: str
+    rows: list[Row]
+    columns: list[Column]
+    settings: list[Setting]
+    split: Literal["test", "validation"] = "test"
+    figure: Figure | None = None
+    baseline: str = ""
+
+    def __post_init__(self) -> None:
+        for what, items in (("row", self.rows), ("column", self.columns)):
+            labels = [item.label for item in items]
+            if not labels or len(set(labels)) < len(labels):
+                raise ValueError(f"a table needs {what}s, each with a label of its own")
+        if not self.settings or not all(s.seeds for s in self.settings):
+            raise ValueError("a table needs at least one setting, and each setting a seed")
+        if self.baseline and self.baseline not in [row.label for row in self.rows]:
+            raise ValueError(f"the baseline is {self.baseline!r}, which is no row of the table")
+        self._check_figure()
+        before: set[str] = set()
+        for column in self.columns:
+            if unknown := [part for part in column.parts if part not in before]:
+                raise ValueError(
+                    f"column {column.label!r} is made of {unknown[0]!r}, which is no union and no attack before it"
+                )
+            before |= set() if column.mean else {column.label}
+
+    def _check_figure(self) -> None:
+        """Raises ValueError for a figure of a row or column that the table lacks."""
+        drawn = self.figure
+        if drawn is None:
+            return
+        if drawn.column and drawn.column not in [column.label for column in self.columns]:
+            raise ValueError(f"the figure is of column {drawn.column!r}, which the table lacks")
+        if drawn.kind == "overlap" and any(column.label == drawn.column and column.parts for column in self.columns):
+            raise ValueError(f"the figure is of column {drawn.column!r}, which is made of others; name an attack")
+        if unknown := set(drawn.rows) - {row.label for row in self.rows}:
+            raise ValueError(f"the figure is of row {min(unknown)!r}, which the table lacks")
+        if drawn.over and not any(drawn.over in row.set for row in self.rows):
+            raise ValueError(f"the figure is over {drawn.over!r}, which no row sets")
+
+    @property
+    def trainings(self) -> dict[str, Row]:
+        """Every training whose networks the table needs, as its rows or to craft on, and a row that says which."""
+        sources = [Row(column.label, column.source) for column in self.columns if column.source]
+        return {row.training: row for row in [*self.rows, *sources]}
+
+    @property
+    def attacks(self) -> list[str]:
+        """Every attack that the table needs."""
+        return list(dict.fromkeys(column.attack for column in self.columns if column.attack))
+
+    def without_slow(self) -> TableSpec:
+        """Without its slow columns and what is made or drawn of them; the title says which. Raises UserError."""
+        slow = [column.label for column in self.columns if column.slow]
+        if not slow:
+            raise UserError(f"{self.title!r} has no slow columns to leave out; run it without --fast")
+        kept = [
+            replace(column, union=_others(column.union, slow), mean=_others(column.mean, slow))
+            for column in self.columns
+            if not column.slow
+        ]
+        figure = None if self.figure and self.figure.column in slow else self.figure
+        return replace(self, title=f"{self.title} (fast: without {', '.join(slow)})", columns=kept, figure=figure)
+
+    def of_last_epochs(self) -> TableSpec:
+        """The table of every training's last epoch in place of its best one; the title says so."""
+        rows = [replace(row, checkpoint="last") for row in self.rows]
+        return replace(self, title=f"{self.title} (last epochs)", rows=rows)
+
+    def choose_setting(self, dataset: str | None = None, arch: str | None = None) -> Setting:
+        """The first setting that fits. Raises UserError."""
+        for setting in self.settings:
+            if setting.fits(dataset, arch):
+                return setting
+        known = "; ".join(f"{' '.join(s.datasets)} with {' '.join(s.archs)}" for s in self.settings)
+        asked = f"data set {dataset or 'any'!r} and architecture {arch or 'any'!r}"
+        raise UserError(f"{self.title!r} has no setting for {asked}; it has {known}")
+
+
+def list_specs() -> list[str]:
+    """Names of the tables that come with the package."""
+    return sorted(path.stem for path in _specs().glob("*.toml"))
+
+
+def load_spec(name: str) -> TableSpec:
+    """A table by name, or by the path of a TOML file. Raises UserError."""
+    path = Path(name) if name.endswith(".toml") else _specs() / f"{choose(name, list_specs(), 'table')}.toml"
+    return build(TableSpec, read_toml(path), str(path.name))
+
+
+def _specs() -> Path:
+    return Path(str(files("bench.ledger") / "specs"))
+
+
+def _others(labels: tuple[str, ...], dropped: list[str]) -> tuple[str, ...]:
+    return tuple(label for label in labels if label not in dropped)
+
+
+def _any(name: str | None, patterns: Iterable[str]) -> bool:
+    return name is None or any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,0 +1,1 @@
+"""What fills the wall: trainings and attacks, with how many processes."""

@@ -1,0 +1,216 @@
+"""`bench attack`: one model, one attack or the worst case of several, one verdict per image, a record like any other.
+
+Which model and which images: `bench.subjects.chosen`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attacks.contract import Attack, ThreatModel
+from attacks.target import ModelError, Precision
+from bench.ground.config import UserError
+from bench.ground.files import make_folder
+from bench.ground.provenance import provenance
+from bench.ground.stats import foresight, wilson
+from bench.judge.evaluate import DISTANCES, Verdicts, check_transfer, craft, evaluate
+from bench.judge.union import common_threat, evaluate_union
+from bench.ledger import adversarial, budgets, ids
+from bench.ledger.evals import EvalRecord, write_eval
+from bench.ledger.folder import Results, Source
+from bench.ledger.spec import CLEAN
+from bench.subjects.catalog import Catalog, coarse_steps
+from bench.subjects.chosen import Choice, Subject, choose_norm
+from bench.subjects.data import Dataset, Images
+from bench.subjects.device import choose_device, describe
+
+
+@dataclass(frozen=True)
+class How:
+    """How a model is attacked. eps, norm: in place of the attacks' own. recipes, assignments: a file and `--set` that
+    change settings. keep_adversarial: the images that fool are kept beside the record.
+    """
+
+    eps: float | None = None
+    norm: str | None = None
+    seed: int = 0
+    batch_size: int | None = None
+    gradient_precision: Precision = "float32"
+    recipes: Path | None = None
+    assignments: tuple[str, ...] = ()
+    keep_adversarial: bool = False
+
+
+def attack_model(choice: Choice, attacks: tuple[str, ...], how: How, say: Callable[[str], None] = print) -> None:
+    """Attack, judge, write the record, say what came out. Raises UserError.
+
+    attacks: names of attacks and suites; of several the worst case counts.
+    """
+    device, loaded = choose_device(choice.device), choice.load()
+    catalog = Catalog(how.recipes, how.assignments)
+    parts = catalog.parts(attacks)
+    chosen = _choose_attacks(catalog, parts, how.eps, how.norm and choose_norm(how.norm), say)
+    catalog.check_assignments()
+    for weak in coarse_steps({name: attack for name, (attack, _) in chosen.items()}, loaded.test.x[0].numel()):
+        say(weak)
+    if len(parts) > 1 and choice.source is not None:
+        raise UserError("--source goes with one attack; craft them one by one")
+    subject, *origins = choice.subjects(loaded, device)
+    images = choice.pick(loaded, _images_of(catalog, attacks, len(loaded.test)))
+    say(foresight(len(images)))
+    job = _Job(choice.results, loaded, subject, images, device, how)
+    try:
+        if len(parts) > 1:
+            lines = job.union("+".join(attacks), chosen, say)
+        else:
+            lines = job.single(parts[0], *chosen[parts[0]], *origins)
+    except ModelError as error:
+        raise UserError(f"{choice.words}: {error}") from error
+    for line in lines:
+        say(line)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every attack of one command shares."""
+
+    folder: Results
+    dataset: Dataset
+    subject: Subject
+    images: Images
+    device: torch.device
+    how: How
+
+    @property
+    def given(self) -> dict[str, Any]:
+        how = self.how
+        return {"seed": how.seed, "batch_size": how.batch_size, "gradient_precision": how.gradient_precision}
+
+    def single(
+        self, name: str, attack: Attack | None, resolved: dict[str, Any], origin: Subject | None = None
+    ) -> list[str]:
+        """One attack, crafted on `origin` where that is another model -> what to print."""
+        source = Source(origin.run_id, origin.weights_sha256) if origin else None
+        eval_id = self._place(name, resolved, source)
+        network, crafted, classes = self.subject.network.to(self.device), None, self.dataset.classes
+        if origin is not None:
+            on = origin.network.to(self.device)
+            crafted = craft(on, check_transfer(name, attack), self.images, classes, name=name, **self.given)
+        verdicts = evaluate(network, attack, self.images, classes, name=name, crafted=crafted, **self.given)
+        threat = ThreatModel("own", 0) if attack is None else attack.threat
+        written = self._write(name, eval_id, resolved, threat, verdicts, source=source)
+        lines = [f"{name}: {budgets.budget(resolved)}; {len(self.images)} images", *_verdict_lines(name, verdicts)]
+        if threat.norm in DISTANCES:
+            farthest = verdicts.table[threat.norm.lower()].max()
+            lines.append(f"max {threat.norm} perturbation: {farthest:.5f} (eps {threat.eps:.5f})")
+        crafted_on = [f"crafted on {origin.run_id}, judged on {self.subject.run_id}"] if origin else []
+        return [*crafted_on, *lines, *written]
+
+    def union(
+        self, name: str, attacks: dict[str, tuple[Attack | None, dict[str, Any]]], say: Callable[[str], None]
+    ) -> list[str]:
+        """The worst case of several attacks -> what to print; a line for each attack as it ends goes to `say`."""
+        own = {part: attack for part, (attack, _) in attacks.items() if attack is not None}
+
+        def on_part(part: str, left: int, verdicts: Verdicts) -> None:
+            fallen = int((~verdicts.table["robust"]).sum())
+            say(f"{part:24} breaks {fallen} of {len(verdicts.table)}; {left} stand, {verdicts.cost.seconds:.1f} s")
+
+        parts = {part: resolved for part, (_, resolved) in attacks.items()}
+        resolved = {"attack": "union", "version": 1, "settings": {"parts": parts}}
+        eval_id = self._place(name, resolved, None)
+        network = self.subject.network.to(self.device)
+        found = evaluate_union(network, own, self.images, self.dataset.classes, on_part=on_part, **self.given)
+        written = self._write(name, eval_id, resolved, common_threat(own), found, broken_by=found.broken_by)
+        return [
+            f"{name}: worst case of {len(own)} attacks; {len(self.images)} images",
+            *_verdict_lines(name, found),
+            *written,
+        ]
+
+    def _place(self, name: str, resolved: dict[str, Any], source: Source | None) -> str:
+        """The id of the record to be; its folder is made before hours are spent. Raises UserError."""
+        identity = ids.eval_identity(
+            resolved,
+            name,
+            self.images.sha256,
+            self.how.seed,
+            {"gradient_precision": self.how.gradient_precision},
+            source.run_id if source else None,
+        )
+        eval_id = ids.eval_id(name, len(self.images), identity)
+        make_folder(self.folder.eval(self.subject.run_id, eval_id).parent)
+        return eval_id
+
+    def _write(
+        self,
+        name: str,
+        eval_id: str,
+        resolved: dict[str, Any],
+        threat: ThreatModel,
+        verdicts: Verdicts,
+        **more: Any,
+    ) -> list[str]:
+        """The record on disk -> where it and the images came from."""
+        run_id = self.subject.run_id
+        if self.how.keep_adversarial and resolved["attack"] != CLEAN:
+            x_adv = verdicts.x_adv.cpu().numpy()
+            more["adversarial_sha256"] = adversarial.keep(self.folder, run_id, eval_id, verdicts.table, x_adv)
+        record = EvalRecord(
+            run_id=run_id,
+            eval_id=eval_id,
+            attack=name,
+            settings=resolved["settings"],
+            norm="none" if resolved["attack"] == CLEAN else threat.norm,
+            eps=threat.eps,
+            seed=self.how.seed,
+            dataset=self.dataset.name,
+            weights_sha256=self.subject.weights_sha256,
+            images_sha256=self.images.sha256,
+            cost=verdicts.cost,
+            provenance=provenance(describe(self.device), torch.get_num_threads()),
+            images=verdicts.table,
+            **more,
+        )
+        return [f"data: {self.dataset.source}", f"record: {write_eval(self.folder, record)}"]
+
+
+def _images_of(catalog: Catalog, attacks: tuple[str, ...], most: int) -> int:
+    """How many images the suites among them ask for, at least; of `most`."""
+    return min([most, *(suite.images for name in attacks if (suite := catalog.suites.get(name)) and suite.images)])
+
+
+def _choose_attacks(
+    catalog: Catalog, names: list[str], eps: float | None, norm: str | None, say: Callable[[str], None]
+) -> dict[str, tuple[Attack | None, dict[str, Any]]]:
+    """The attacks by name, in the threat model asked for; steps that change with it are said. Raises UserError."""
+    known = {name: catalog.attack(name) for name in names}
+    norms = sorted({attack.threat.norm for attack, _ in known.values() if attack} - {"own"})
+    if eps is not None and norm is None and len(norms) > 1:
+        raise UserError(
+            f"--eps is one radius, but these attacks have theirs in {', '.join(norms)}; attack norm by norm, or "
+            "set each with --set NAME.threat.eps=VALUE"
+        )
+    chosen = {name: catalog.attack(name, eps, norm) for name in names}
+    for name, (_, resolved) in chosen.items():
+        step, before = (each["settings"].get("step") for each in (resolved, known[name][1]))
+        if step != before:
+            say(f"{name}: steps of {step:.6g}, scaled with the radius from {before:.6g} (or --set {name}.step=VALUE)")
+    return chosen
+
+
+def _verdict_lines(name: str, verdicts: Verdicts) -> list[str]:
+    """What people look for, in the shape they look for it."""
+    table, cost = verdicts.table, verdicts.cost
+    low, high = wilson(int(table["robust"].sum()), len(table))
+    return [
+        f"clean accuracy: {verdicts.clean_accuracy:.2%}",
+        f"robust accuracy after {name}: {verdicts.robust_accuracy:.2%} (total time {cost.seconds:.1f} s)",
+        f"95 % interval: [{low:.2%}, {high:.2%}]; {int((~table['robust']).sum())} of {len(table)} images fall",
+        f"passes: {cost.forward_passes} forward, {cost.backward_passes} backward",
+    ]

@@ -1,0 +1,405 @@
+"""For each cell of a plan: train or attack what is missing, record what fails, go on.
+
+The plan (the exact ids) is written first. A record that exists is whole and is not made again; one made from other
+weights than those registered now counts as missing. A cell that fails leaves an error record with its reason, and the
+others are finished.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from attacks.target import Precision
+from bench.ground.config import UserError
+from bench.ground.locks import locked
+from bench.ground.pace import Pace
+from bench.ground.progress import Progress
+from bench.ground.provenance import provenance
+from bench.ground.stats import foresight
+from bench.judge.evaluate import Crafted, Verdicts, check_transfer, craft, evaluate
+from bench.ledger import adversarial, plan, planning
+from bench.ledger.errors import ErrorRecord, clear_error, write_error
+from bench.ledger.evals import EvalRecord, write_eval
+from bench.ledger.find import find
+from bench.ledger.folder import Results, Source
+from bench.ledger.ids import training_of
+from bench.ledger.plan import Cell
+from bench.ledger.runs import read_run
+from bench.ledger.spec import TableSpec, load_spec
+from bench.running.train import Training
+from bench.subjects import data, models, registry
+from bench.subjects.catalog import Catalog, coarse_steps
+from bench.subjects.device import choose_device, describe
+from trainers.contract import is_ensemble
+from trainers.health import TrainingError
+
+ARCHS = {"quick": "cnn-a", "paper-wrn": "wrn-34-10"}  # what a profile is made for, where that is not ResNet-18
+CRAFTED_KEPT = 8  # sets of images that wait for their next network, in main memory
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line may change about a table or a run."""
+
+    results: Results
+    dataset: str | None = None
+    arch: str | None = None
+    images: int | None = None
+    seeds: tuple[int, ...] | None = None
+    device: str = "auto"
+    data_dir: Path | None = None
+    recipes: Path | None = None
+    assignments: tuple[str, ...] = ()
+    batch_size: int | None = None
+    gradient_precision: Precision = "float32"
+    fast: bool = False
+    last: bool = False
+    keep_adversarial: bool = False
+
+
+@dataclass
+class Summary:
+    """What a run did: counts, and one line per failure."""
+
+    trained: int = 0
+    attacked: int = 0
+    kept: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    def add(self, helper: Summary) -> None:
+        """Count what a helper did meanwhile: its cells were found here as kept, and what failed there failed here."""
+        self.trained += helper.trained
+        self.attacked += helper.attacked
+        self.kept -= helper.attacked
+
+
+@dataclass
+class _Shift:
+    """The state of one `TableRun.execute`. wanted: cells without a number; tried: trainings that are over and done
+    with. wait: whether to wait for what another process is at, or to leave it for later. helping: see `execute`.
+    """
+
+    wanted: dict[tuple[str, str], Cell]
+    progress: Progress
+    summary: Summary
+    helping: bool = False
+    wait: bool = False
+    tried: set[str] = field(default_factory=set)
+
+
+class TableRun:
+    """One table: its plan, and the way to fill it. Raises UserError for names and settings that do not fit."""
+
+    def __init__(self, table: str, options: Options) -> None:
+        self.options, self.results = options, options.results
+        self.device = choose_device(options.device)
+        catalog = Catalog(options.recipes, options.assignments)
+        spec = load_spec(table)
+        spec = spec.without_slow() if options.fast else spec
+        spec = spec.of_last_epochs() if options.last else spec
+        setting = spec.choose_setting(options.dataset, options.arch)
+        self.recipes = {
+            training: catalog.recipe(setting.recipe(row.method), row.set) for training, row in spec.trainings.items()
+        }
+        self.attacks = {name: catalog.attack(setting.attack(name)) for name in spec.attacks}
+        catalog.check_assignments()
+        self._crafted: dict[tuple[str, str], tuple[Source, Crafted]] = {}
+        self._check_spec(spec)
+        self.words = [f"recipes of profile {setting.profile!r}. {setting.note}".rstrip()]
+        self.dataset = data.load(options.dataset or setting.dataset, options.data_dir)
+        images = self.dataset.validation if spec.split == "validation" else self.dataset.test
+        self.images = images.head(options.images or setting.images or len(images))
+        measured = planning.Data(
+            self.dataset.name,
+            self.dataset.train.sha256,
+            len(self.images),
+            self.images.sha256,
+            self.dataset.validation.sha256,
+        )
+        meaning = planning.Meaning(
+            recipes={name: recipe.resolved for name, recipe in self.recipes.items()},
+            members={name: recipe.trainer.members for name, recipe in self.recipes.items()},
+            attacks={name: resolved for name, (_, resolved) in self.attacks.items()},
+            options={"gradient_precision": options.gradient_precision},
+        )
+        self.plan = planning.make(
+            table,
+            spec,
+            setting,
+            measured,
+            meaning,
+            arch=models.check_name(options.arch or setting.arch),
+            seeds=options.seeds or setting.seeds,
+            variant=("-fast" if options.fast else "") + ("-last" if options.last else ""),
+        )
+        attacks = {setting.attack(name): attack for name, (attack, _) in self.attacks.items()}
+        self.words += coarse_steps(attacks, self.dataset.test.x[0].numel())
+        self.words.append(foresight(self.plan.images, len(self.plan.seeds)))
+
+    def describe(self, jobs: int = 1) -> list[str]:
+        """What there is to do, cell by cell, without doing it. jobs: processes that would do it."""
+        lines = [f"{self.plan.title}; {self.dataset.source}; {self.plan.images} {self.plan.split} images"]
+        lines += self.words
+        cells, pace = self._survey(jobs)
+        trained = [f"  train   {one}" for one in self._to_train(self.plan.cells)]
+        attacked = [f"  attack  {run_id}  {eval_id}" for run_id, eval_id in cells]
+        left = f"; {pace.left()}" if cells else ""
+        return [*lines, *trained, *attacked, f"{len(trained)} trainings and {len(attacked)} attacks to do{left}"]
+
+    def lacking(self) -> int:
+        """How many trainings, with their attacks, there is something to do for."""
+        wanted, _ = self._survey()
+        return len({cell.training_id for cell in wanted.values()})
+
+    def execute(self, progress: Progress, jobs: int = 1, helping: bool = False) -> Summary:
+        """Do what is missing. Raises UserError when results cannot be written; what is done stays.
+
+        What another process is at comes last: it is waited for, and read. jobs: processes at this table. helping: begin
+        at its end, and say only what gets done.
+        """
+        plan.write_plan(self.results, self.plan)
+        groups, (wanted, pace) = self._attacks(), self._survey(jobs)
+        progress.pace = pace
+        summary = Summary(kept=sum(len(cells) for cells in groups.values()) - len(wanted))
+        if not helping:
+            progress.say(f"{self.plan.name}: {self.dataset.source}; {self.plan.images} {self.plan.split} images")
+            for words in self.words:
+                progress.say(words)
+        shift = _Shift(wanted, progress, summary, helping)
+        for shift.wait in (False, True):
+            for training_id in reversed(groups) if helping else groups:
+                left = [cell for cell in groups[training_id] if (cell.run_id, cell.eval_id) in wanted]
+                if left:
+                    self._fill(training_id, left, shift)
+        return summary
+
+    def _fill(self, training_id: str, cells: list[Cell], shift: _Shift) -> None:
+        """The missing cells of one training, and what has to be trained for them."""
+        if not shift.wait and not shift.helping and (words := shift.progress.pace.left()):
+            shift.progress.say(words)
+        for missing, training in self._to_train(cells).items():
+            if missing not in shift.tried:
+                started = time.perf_counter()
+                made = self._train(training, shift)
+                if made is not None:
+                    shift.tried.add(missing)
+                    shift.progress.done(missing, time.perf_counter() - started)
+                shift.summary.trained += made is True
+                if made is None:
+                    return  # what comes after may need it
+        shift.progress.begin(f"attacking {training_id}", len(cells))
+        for cell in cells:
+            if all(self.results.run(run_id).exists() for run_id in cell.networks):
+                started = time.perf_counter()
+                made = self._attack(cell, shift)
+                if made is not None:
+                    del shift.wanted[cell.run_id, cell.eval_id]
+                    shift.progress.done((cell.run_id, cell.eval_id), time.perf_counter() - started)
+                shift.summary.attacked += made is True
+            shift.progress.advance()
+
+    def _to_train(self, cells: Iterable[Cell]) -> dict[str, Training]:
+        """What is missing for these cells, by training id and in the order to do it: teachers, networks to craft on."""
+        wanted = dict.fromkeys((run_id, name, cell.seed) for cell in cells for run_id, name in cell.networks.items())
+        found: dict[str, Training] = {}
+        for run_id, name, seed in wanted:
+            training = Training(self.recipes[name], self.dataset, self.plan.arch, seed, self.device)
+            assert training.training_id == training_of(run_id), "plan and training must agree on every setting"
+            for one in training.to_do(self.results, [run_id]):
+                found.setdefault(one.training_id, one)
+        return found
+
+    def _survey(self, jobs: int = 1) -> tuple[dict[tuple[str, str], Cell], Pace]:
+        """The cells without a number by (run id, eval id), and what is known of the time that they take."""
+        cells = [cell for group in self._attacks().values() for cell in group]
+        found = [find(self.plan, cell, self.results) for cell in cells]
+        to_do: dict[Hashable, str] = {
+            one: training.recipe.name for one, training in self._to_train(self.plan.cells).items()
+        }
+        wanted = {(c.run_id, c.eval_id): c for c, one in zip(cells, found, strict=True) if self._lacking(c, one.record)}
+        made = {cell.training_id: cell for cell in cells if self.results.run(cell.run_id).exists()}
+        took = [(cell.recipe, read_run(self.results, cell.run_id).cost.seconds) for cell in made.values()]
+        took += [(c.attack, one.record.cost.seconds) for c, one in zip(cells, found, strict=True) if one.record]
+        return wanted, Pace(to_do | {key: cell.attack for key, cell in wanted.items()}, took, jobs)
+
+    def _lacking(self, cell: Cell, record: EvalRecord | None) -> bool:
+        """Whether a cell has no record, or one without the adversarial images that are to be kept."""
+        if record is None:
+            return True
+        attacked = self.attacks[cell.column_attack][0] is not None
+        return self.options.keep_adversarial and attacked and record.adversarial_sha256 is None
+
+    def _attacks(self) -> dict[str, list[Cell]]:
+        """The plan's cells by the training that makes their networks, one for each record."""
+        found: dict[str, dict[tuple[str, str], Cell]] = {}
+        for cell in self.plan.cells:
+            found.setdefault(cell.training_id, {}).setdefault((cell.run_id, cell.eval_id), cell)
+        return {training_id: list(cells.values()) for training_id, cells in found.items()}
+
+    def _train(self, training: Training, shift: _Shift) -> bool | None:
+        def work() -> bool | None:
+            return training.run(self.results, shift.progress, shift.wait)
+
+        return self._guard(training.run_ids[0], None, work, f"training {training.training_id}", shift.summary)
+
+    def _attack(self, cell: Cell, shift: _Shift) -> bool | None:
+        """True: done, False: failed or done by another process meanwhile, None: another process is at it."""
+
+        def work() -> bool | None:
+            with locked(self.results.eval(cell.run_id, cell.eval_id).with_suffix(".lock"), shift.wait) as ours:
+                if not ours:
+                    return None
+                if not self._lacking(cell, find(self.plan, cell, self.results).record):
+                    shift.summary.kept += 1
+                    return False
+                shift.progress.say(self._judge(cell))
+                return True
+
+        return self._guard(cell.run_id, cell.eval_id, work, f"{cell.row} / {cell.column}", shift.summary)
+
+    def _judge(self, cell: Cell) -> str:
+        """Attack, write the record, and say what came out."""
+        model, run = registry.load(self.results, cell.run_id, self._archs(cell.training))
+        attack, _ = self.attacks[cell.column_attack]
+        source, crafted = (None, None) if cell.source_run_id is None else self._craft(cell.source_run_id, cell)
+        verdicts = evaluate(
+            model.to(self.device),
+            attack,
+            self.images,
+            self.dataset.classes,
+            name=cell.attack,
+            batch_size=self.options.batch_size,
+            gradient_precision=self.options.gradient_precision,
+            crafted=crafted,
+        )
+        write_eval(self.results, self._record(cell, verdicts, run.weights_sha256, source))
+        named = cell.column if cell.at is None else cell.attack  # the summary is at the attack's own radius
+        return f"{cell.row:8} {named:8} {verdicts.summary}"
+
+    def _craft(self, source_run_id: str, cell: Cell) -> tuple[Source, Crafted]:
+        """The cell's attack on another network: done once, kept for the other networks that it is judged on."""
+        key = (source_run_id, cell.column_attack)
+        if key not in self._crafted:
+            source, run = registry.load(self.results, source_run_id, self._archs(cell.source))
+            crafted = craft(
+                source.to(self.device),
+                check_transfer(cell.attack, self.attacks[cell.column_attack][0]),
+                self.images,
+                self.dataset.classes,
+                name=cell.attack,
+                batch_size=self.options.batch_size,
+                gradient_precision=self.options.gradient_precision,
+            )
+            while len(self._crafted) >= CRAFTED_KEPT:
+                del self._crafted[next(iter(self._crafted))]
+            self._crafted[key] = Source(source_run_id, run.weights_sha256), crafted
+        return self._crafted[key]
+
+    def _archs(self, training: str) -> tuple[str, ...]:
+        """The architectures that the user's recipe or command names for a training."""
+        return self.recipes[training].archs or (self.plan.arch,)
+
+    def _record(self, cell: Cell, verdicts: Verdicts, weights_sha256: str, source: Source | None) -> EvalRecord:
+        attack, resolved = self.attacks[cell.column_attack]
+        kept = None
+        if self.options.keep_adversarial and attack is not None:
+            kept = adversarial.keep(
+                self.results, cell.run_id, cell.eval_id, verdicts.table, verdicts.x_adv.cpu().numpy()
+            )
+        return EvalRecord(
+            run_id=cell.run_id,
+            eval_id=cell.eval_id,
+            attack=cell.attack,
+            settings=resolved["settings"],
+            norm=attack.threat.norm if attack else "none",
+            eps=attack.threat.eps if attack else 0.0,
+            seed=planning.EVAL_SEED,
+            dataset=self.dataset.name,
+            weights_sha256=weights_sha256,
+            images_sha256=self.images.sha256,
+            cost=verdicts.cost,
+            provenance=provenance(describe(self.device), torch.get_num_threads()),
+            images=verdicts.table,
+            source=source,
+            adversarial_sha256=kept,
+        )
+
+    def _check_spec(self, spec: TableSpec) -> None:
+        """Raises UserError for a method or an attack that cannot do what its row or column asks."""
+        for row in spec.rows:
+            if row.ensemble and not is_ensemble(self.recipes[row.training].trainer):
+                raise UserError(f"row {row.label!r} is an ensemble, but {row.method!r} makes none; at-ensemble does")
+        for column in spec.columns:
+            attack, _ = self.attacks.get(column.attack, (None, {}))
+            if column.source:
+                check_transfer(column.attack, attack)
+            if column.at is not None and not (attack and attack.closest):
+                raise UserError(
+                    f"column {column.label!r} reads {column.attack!r} at another radius, but that is no minimal-norm "
+                    "attack, whose distances would say; ddn, deepfool and fab-t are some"
+                )
+
+    def _guard(
+        self, run_id: str, eval_id: str | None, work: Callable[[], bool | None], what: str, summary: Summary
+    ) -> bool | None:
+        """Do the work of one cell and return its answer; a failure is recorded with its reason, and is False."""
+        try:
+            made = work()
+        except UserError:
+            raise
+        except Exception as error:  # whatever breaks in one cell must not cost the others, and is never a number
+            summary.failures.append(f"{what}: {_record_error(self.results, run_id, eval_id, error, self.device)}")
+            return False
+        if made is not None:
+            clear_error(self.results, run_id, eval_id)
+        return made
+
+
+def _record_error(results: Results, run_id: str, eval_id: str | None, error: Exception, device: torch.device) -> str:
+    """The error on disk with its traceback -> what it says."""
+    reason, where = f"{type(error).__name__}: {error}", provenance(describe(device), torch.get_num_threads())
+    write_error(results, ErrorRecord(run_id, eval_id, reason, "".join(traceback.format_exception(error)), where))
+    return reason
+
+
+def _train(training: Training, results: Results, progress: Progress) -> None:
+    """Raises UserError, and TrainingError whatever breaks; a traceback is kept with the training, as by `bench run`."""
+    run_id = training.run_ids[0]
+    try:
+        training.run(results, progress)
+    except (UserError, TrainingError):
+        raise
+    except Exception as error:
+        reason = _record_error(results, run_id, None, error, training.device)
+        raise TrainingError(f"{reason} (traceback: {results.error(run_id, None)})") from error
+    clear_error(results, run_id, None)
+
+
+def train_recipe(name: str, options: Options) -> list[str]:
+    """Train one recipe with every seed asked for, its teacher first; returns the run ids.
+
+    Raises UserError, TrainingError.
+    """
+    catalog = Catalog(options.recipes, options.assignments)
+    recipe = catalog.recipe(name)
+    catalog.check_assignments()
+    if options.dataset is None and not name.endswith("-digits"):
+        known = ", ".join(data.DATASETS)
+        raise UserError(f"say what {name!r} is to be trained on, as in --dataset cifar10; known: {known}")
+    dataset = data.load(options.dataset or "digits", options.data_dir)
+    fitting = [arch for profile, arch in ARCHS.items() if name.endswith(f"-{profile}")]
+    arch = options.arch or ("cnn-small" if dataset.name == "digits" else [*fitting, "resnet18"][0])
+    device, run_ids = choose_device(options.device), []
+    with Progress() as progress:
+        for seed in options.seeds or (0,):
+            training = Training(recipe, dataset, arch, seed, device)
+            for one in training.to_do(options.results):
+                _train(one, options.results, progress)
+            run_ids += training.run_ids
+    return run_ids

@@ -1,0 +1,1 @@
+"""What is trained and attacked, and by which name: data, models, weights, recipes, attacks, the device."""

@@ -1,0 +1,295 @@
+"""Architectures by name, for any image size and class count: images in [0, 1] -> logits, normalisation inside.
+
+CNN-A: Dathathri et al. 2020 (https://arxiv.org/abs/2010.11645), the layers of the published checkpoints. ResNet-8/20:
+He et al. 2016 (https://arxiv.org/abs/1512.03385, section 4.2, with 1x1 convolutions as shortcuts). ResNet-18: the
+same paper with a 3x3 stem and no max-pool, as CIFAR code has it. Pre-activation ResNet-18: He et al. 2016
+(https://arxiv.org/abs/1603.05027). WRN: Zagoruyko & Komodakis 2016 (https://arxiv.org/abs/1605.07146), without the
+unused block that the WRN of TRADES and its descendants carries.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+import sys
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from bench.ground.config import UserError, choose
+
+Shape = tuple[int, int, int]
+Statistics = tuple[Sequence[float], Sequence[float]]
+
+
+class Normalize(nn.Module):
+    """(x - mean) / std per channel; mean and std are buffers, so they travel with the weights."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32).view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+def _conv(inside: int, outside: int, stride: int = 1, kernel: int = 3) -> nn.Conv2d:
+    return nn.Conv2d(inside, outside, kernel, stride, kernel // 2, bias=False)
+
+
+class BasicBlock(nn.Module):
+    """conv-bn-relu-conv-bn + shortcut, then relu."""
+
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = _conv(inside, outside, stride), nn.BatchNorm2d(outside)
+        self.conv2, self.bn2 = _conv(outside, outside), nn.BatchNorm2d(outside)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or inside != outside:
+            self.shortcut = nn.Sequential(_conv(inside, outside, stride, 1), nn.BatchNorm2d(outside))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(out + self.shortcut(x))
+
+
+class PreActBlock(nn.Module):
+    """bn-relu-conv-bn-relu-conv + shortcut; where the shape changes, the shortcut starts after the first bn-relu."""
+
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        super().__init__()
+        self.bn1, self.conv1 = nn.BatchNorm2d(inside), _conv(inside, outside, stride)
+        self.bn2, self.conv2 = nn.BatchNorm2d(outside), _conv(outside, outside)
+        same = stride == 1 and inside == outside
+        self.shortcut = None if same else _conv(inside, outside, stride, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = F.relu(self.bn1(x))
+        short = x if self.shortcut is None else self.shortcut(active)
+        return self.conv2(F.relu(self.bn2(self.conv1(active)))) + short
+
+
+class ResNet(nn.Module):
+    """Stem, stages of blocks, global average, linear. Only the first block of a later stage halves the image."""
+
+    def __init__(
+        self,
+        block: Callable[[int, int, int], nn.Module],
+        stem: int,
+        widths: Sequence[int],
+        depths: Sequence[int],
+        shape: Shape,
+        classes: int,
+        preactivation: bool,
+    ) -> None:
+        super().__init__()
+        self.stem = _conv(shape[0], stem)
+        self.stem_bn = None if preactivation else nn.BatchNorm2d(stem)
+        blocks: list[nn.Module] = []
+        inside = stem
+        for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+            for index in range(depth):
+                blocks.append(block(inside, width, 2 if stage and index == 0 else 1))
+                inside = width
+        self.blocks = nn.Sequential(*blocks)
+        self.last_bn = nn.BatchNorm2d(inside) if preactivation else None
+        self.linear = nn.Linear(inside, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        if self.stem_bn is not None:
+            x = F.relu(self.stem_bn(x))
+        x = self.blocks(x)
+        if self.last_bn is not None:
+            x = F.relu(self.last_bn(x))
+        return self.linear(x.mean((2, 3)))
+
+
+class Ensemble(nn.Module):
+    """Several networks as one: the logarithm of the mean of their probabilities [B, K]."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logs = torch.stack([F.log_softmax(network(x), 1) for network in self.networks])
+        return logs.logsumexp(0) - math.log(len(self.networks))
+
+
+def ensemble_state(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The state of the Ensemble of networks with these states."""
+    return {f"networks.{n}.{name}": value for n, state in enumerate(states) for name, value in state.items()}
+
+
+def cnn_small(shape: Shape, classes: int) -> nn.Module:
+    """Four small convolutions with batch norm and a linear layer, for 8x8 digits: trains in seconds on a CPU.
+
+    Without batch norm about one adversarial training in ten never left the plateau of a constant output.
+    """
+    channels, height, width = shape
+    layers: list[nn.Module] = []
+    for inputs, outputs, stride in ((channels, 32, 1), (32, 32, 1), (32, 64, 2), (64, 64, 1)):
+        layers += [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * ((height + 1) // 2) * ((width + 1) // 2), classes))
+
+
+def cnn_a(shape: Shape, classes: int) -> nn.Module:
+    """CNN-A: two strided convolutions and two linear layers, the layers of the published certified checkpoints."""
+    channels, height, width = shape
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 4, 2, 1), nn.ReLU(),
+        nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU(),
+        nn.Flatten(), nn.Linear(32 * (height // 4) * (width // 4), 100), nn.ReLU(), nn.Linear(100, classes),
+    )  # fmt: skip
+
+
+def resnet8(shape: Shape, classes: int) -> nn.Module:
+    """ResNet-8 (6n + 2, n = 1; widths 16, 32, 64)."""
+    return ResNet(BasicBlock, 16, (16, 32, 64), (1, 1, 1), shape, classes, preactivation=False)
+
+
+def resnet20(shape: Shape, classes: int) -> nn.Module:
+    """ResNet-20 (6n + 2, n = 3; widths 16, 32, 64)."""
+    return ResNet(BasicBlock, 16, (16, 32, 64), (3, 3, 3), shape, classes, preactivation=False)
+
+
+def resnet18(shape: Shape, classes: int) -> nn.Module:
+    """ResNet-18 with a 3x3 stem and no max-pool."""
+    return ResNet(BasicBlock, 64, (64, 128, 256, 512), (2, 2, 2, 2), shape, classes, preactivation=False)
+
+
+def preact_resnet18(shape: Shape, classes: int) -> nn.Module:
+    """Pre-activation ResNet-18 with a final batch norm."""
+    return ResNet(PreActBlock, 64, (64, 128, 256, 512), (2, 2, 2, 2), shape, classes, preactivation=True)
+
+
+def wrn_28_10(shape: Shape, classes: int) -> nn.Module:
+    """Wide ResNet 28-10."""
+    return ResNet(PreActBlock, 16, (160, 320, 640), (4, 4, 4), shape, classes, preactivation=True)
+
+
+def wrn_34_10(shape: Shape, classes: int) -> nn.Module:
+    """Wide ResNet 34-10."""
+    return ResNet(PreActBlock, 16, (160, 320, 640), (5, 5, 5), shape, classes, preactivation=True)
+
+
+MODELS: dict[str, Callable[[Shape, int], nn.Module]] = {
+    "cnn-small": cnn_small,
+    "cnn-a": cnn_a,
+    "resnet8": resnet8,
+    "resnet20": resnet20,
+    "resnet18": resnet18,
+    "preact-resnet18": preact_resnet18,
+    "wrn-28-10": wrn_28_10,
+    "wrn-34-10": wrn_34_10,
+}
+
+
+def create(
+    name: str, shape: Shape, classes: int, seed: int | None = None, normalize: Statistics | None = None
+) -> nn.Module:
+    """A freshly initialised network in evaluation mode: [B, *shape] in [0, 1] -> logits [B, classes].
+
+    name: an entry of MODELS or module:factory, or several joined by "+": their Ensemble. seed: of the initial weights;
+    the global random state is untouched.
+    normalize: (mean, std) per channel, made the first module. Raises UserError.
+    """
+    check_name(name)
+    if "+" in name:
+        parts = enumerate(name.split("+"))
+        made = [create(part, shape, classes, None if seed is None else seed + n) for n, part in parts]
+        return with_normalization(Ensemble(made), shape, normalize).eval()
+    with torch.random.fork_rng(devices=[]):
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs too
+        model = _from_factory(name, shape, classes) if ":" in name else MODELS[name](shape, classes)
+        if ":" not in name:
+            _initialise(model)
+    return with_normalization(model, shape, normalize).eval()
+
+
+def check_name(name: str) -> str:
+    """The name, if it is an entry of MODELS, has the form module:factory, or is several of these. Raises UserError."""
+    for part in name.split("+"):
+        if ":" not in part:
+            choose(part, MODELS, "model")
+    return name
+
+
+def with_normalization(model: nn.Module, shape: Shape, normalize: Statistics | None) -> nn.Module:
+    """The model with (mean, std) as its first module, or itself. Raises UserError for the wrong number of values."""
+    if normalize is None:
+        return model
+    if not all(len(values) == shape[0] for values in normalize):
+        raise UserError(f"mean and std must have {shape[0]} values each for images {shape}; got {normalize}")
+    return nn.Sequential(Normalize(*normalize), model)
+
+
+def quick(model: nn.Module) -> nn.Module:
+    """The same function in evaluation mode, arranged for speed: for attacks, never for verdicts.
+
+    Batch norm is folded into the convolution before it and the weights lie channels last; the parameters of the copy
+    want no gradient. Only for models made of torch's layers and this file's, whose forward passes may be traced;
+    any other comes back as it is, and so does one whose batch norm has no running statistics.
+    """
+    if not all(type(module).__module__.startswith((nn.__name__, __name__)) for module in model.modules()):
+        return model
+    if any(isinstance(module, nn.BatchNorm2d) and module.running_mean is None for module in model.modules()):
+        return model
+    traced = fx.symbolic_trace(deepcopy(model).requires_grad_(False))
+    for node in list(traced.graph.nodes):
+        if node.op == "call_module" and isinstance(norm := traced.get_submodule(node.target), nn.BatchNorm2d):
+            (before,) = node.args
+            convolution = traced.get_submodule(before.target) if before.op == "call_module" else None
+            if isinstance(convolution, nn.Conv2d) and len(before.users) == 1:
+                traced.set_submodule(before.target, fuse_conv_bn_eval(convolution, norm))
+                node.replace_all_uses_with(before)
+                traced.graph.erase_node(node)
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+    traced.requires_grad_(False)
+    for parameter in traced.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return traced
+
+
+def _initialise(model: nn.Module) -> None:
+    """He's normal initialisation of convolutions; linear layers keep torch's own."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+@cache
+def _warn(name: str) -> None:
+    """Once a process."""
+    print(f"bench: running the code of {name}", file=sys.stderr)
+
+
+def _from_factory(name: str, shape: Shape, classes: int) -> nn.Module:
+    """The user's own module:factory, called with (shape, classes) if it takes arguments. This runs the user's code."""
+    module, _, attribute = name.partition(":")
+    _warn(name)
+    try:
+        factory = getattr(importlib.import_module(module), attribute)
+        takes = inspect.signature(factory).parameters
+        model = factory(shape, classes) if takes else factory()
+    except Exception as error:  # whatever the user's code raises is the user's to read
+        raise UserError(f"{name}: {type(error).__name__}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise UserError(f"{name} returned {type(model).__name__}, not a torch.nn.Module")
+    return model

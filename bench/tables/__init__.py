@@ -1,0 +1,1 @@
+"""Records -> numbers -> what people read. No torch."""
