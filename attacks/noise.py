@@ -48,7 +48,7 @@ class Noise:
     def uniform(self, *shape: int) -> Tensor:
         """[N, *shape] float32, uniform in [0, 1): multiples of 2**-24."""
         count = math.prod(shape)
-        out = torch.empty(len(self.ids), count, device=self.ids.device)
+        out = torch.empty(len(self.ids), count, dtype=torch.float32, device=self.ids.device)
         keys = _mix(_mix(self.ids + GOLDEN).bitwise_xor_(self.seed))
         position = torch.arange(1, count + 1, device=self.ids.device) * GOLDEN
         images = max(1, CHUNK // max(1, count))

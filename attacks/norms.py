@@ -180,6 +180,6 @@ def random_in_ball(norm: str, eps: float, x: Tensor, noise: Noise) -> Tensor:
     if norm == "L1":  # exponential gaps are uniform on the simplex; the one gap left out is the slack
         gaps = -torch.log1p(-noise.fork("gaps").uniform(shape.numel() + 1))
         share = gaps[:, :-1] / gaps.sum(1, keepdim=True)
-        sign = torch.where(noise.fork("signs").uniform(shape.numel()) < 0.5, -1.0, 1.0)
+        sign = torch.where(noise.fork("signs").uniform(shape.numel()) < 0.5, -1, 1)
         return (share * sign * eps).view(-1, *shape)
     raise ValueError(f"no random start is defined for norm {norm!r}; known: Linf, L2, L1")

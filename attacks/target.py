@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.parameter import is_lazy
 
 from attacks.losses import Loss
 
@@ -38,10 +39,11 @@ class Target:
     """A model in evaluation mode, as an attack sees it.
 
     model: [B, C, H, W] in [0, 1] -> logits [B, K]; normalisation is inside. Its weights, buffers and mode are only
-    read. batch_size: images per pass (default: by image size and device). gradient_precision: "bfloat16" runs the
-    gradient passes in mixed precision; `confirm` and `logits` stay in float32. allow_training: training methods that
-    attack with batch-norm in training mode say so; everywhere else a model in training mode is refused. quick: the same
-    function arranged for speed, equal up to rounding; attacks run on it, and `confirm` on the model. Raises ModelError.
+    read. Where its weights are float64 it is given the same images in float64. batch_size: images per pass (default: by
+    image size and device). gradient_precision: "bfloat16" runs the gradient passes in mixed precision; `confirm` and
+    `logits` stay in float32. allow_training: training methods that attack with batch-norm in training mode say so;
+    everywhere else a model in training mode is refused. quick: the same function arranged for speed, equal up to
+    rounding; attacks run on it, and `confirm` on the model. Raises ModelError.
     """
 
     def __init__(
@@ -52,7 +54,8 @@ class Target:
         allow_training: bool = False,
         quick: nn.Module | None = None,
     ) -> None:
-        if not allow_training and any(module.training for module in model.modules()):
+        check_values(model)
+        if not allow_training and in_training(model):
             raise ModelError("the model is in training mode, where batch statistics leak; call model.eval() first")
         self.model, self.quick = model, model if quick is None else quick
         self.batch_size = batch_size
@@ -94,11 +97,11 @@ class Target:
         return self._per_image
 
     def logits(self, x: Tensor) -> Tensor:
-        """x [N, C, H, W] -> logits [N, K] float32, without gradients."""
-        return self._forward(self.quick, x)
+        """x [N, C, H, W] -> logits [N, K] float32, without gradients; see `_narrowed`."""
+        return _narrowed(self._forward(self.quick, x), x)
 
     def true_logits(self, x: Tensor) -> Tensor:
-        """`logits` of the model itself, for verdicts."""
+        """The logits of the model itself, for verdicts: in float32, or in float64 where that is what it returns."""
         return self._forward(self.model, x)
 
     def _forward(self, model: nn.Module, x: Tensor) -> Tensor:
@@ -129,7 +132,7 @@ class Target:
             variable = x[rows].detach().requires_grad_(True)
             with torch.enable_grad(), self._mixed(x.device):
                 image = variable if render is None else render(variable, rows)
-                logits = _called(self.quick, image)
+                logits = _narrowed(_called(self.quick, image), x)
             with torch.enable_grad():
                 value = loss(logits, y[rows])
                 grad = _slope(value.sum(), variable)
@@ -156,7 +159,7 @@ class Target:
         def run(rows: slice) -> tuple[Tensor, Tensor]:
             variable = x[rows].detach().requires_grad_(True)
             with torch.enable_grad(), self._mixed(x.device):
-                logits = _called(self.quick, variable)
+                logits = _narrowed(_called(self.quick, variable), x)
             with torch.enable_grad():
                 margins = logits.gather(1, classes[rows]) - logits.gather(1, y[rows, None])
                 sums = margins.sum(0).unbind()
@@ -231,9 +234,8 @@ class _Counted(nn.Module):
         target = self.target
         if target._rows is not None:
             target = target[torch.arange(len(x)) % max(1, len(target._rows))]
-        images = x.to(self.place.dtype)
-        differentiated = torch.is_grad_enabled() and images.requires_grad
-        logits: Tensor = _Pass.apply(images, target) if differentiated else target.logits(images)
+        differentiated = torch.is_grad_enabled() and x.requires_grad
+        logits: Tensor = _Pass.apply(x, target) if differentiated else target._forward(target.quick, x)
         return logits.to(x.dtype)
 
 
@@ -283,30 +285,81 @@ def out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
+def check_values(model: nn.Module) -> None:
+    """Raises ModelError for weights that have no values yet."""
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        lazy = is_lazy(value)
+        if lazy or value.is_meta:
+            why = "of a lazy module; run one batch through it" if lazy else "on the device meta; load its weights"
+            raise ModelError(f"the model's weights have no values yet: {name} is {why} before it is attacked")
+
+
+def in_training(module: nn.Module) -> bool:
+    """Whether a module or one in it is in training mode. Of an exported program the flags say so whatever it was
+    exported in, and cannot be changed; its operators know.
+    """
+    if isinstance(module, fx.GraphModule) and "eval" in vars(module):
+        return any(map(_trains, module.graph.nodes))
+    return module.training or any(map(in_training, module.children()))
+
+
+def _trains(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    names = [argument.name for argument in schema.arguments] if schema else []
+    return any(name in ("train", "training") and value is True for name, value in zip(names, node.args, strict=False))
+
+
 def _called(model: nn.Module, images: Tensor) -> Tensor:
     """The logits of a copy of the images: a model that writes into its input, as one that normalises in place, must not
     write into what an attack and the judge hold. Raises ModelError.
     """
-    try:
-        logits = model(images.clone())
-    except Exception as error:  # whatever a user's model raises
-        if isinstance(error, ModelError) or (isinstance(error, RuntimeError) and out_of_memory(error)):
-            raise
-        words = (str(error).splitlines() or [""])[0]
-        raise ModelError(f"the model fails on images {tuple(images.shape)}: {type(error).__name__}: {words}") from error
+    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    given = images.double() if kinds == {torch.float64} != {images.dtype} else images.clone()
+    with _told("fails", images, kinds):
+        logits = model(given)
     return _checked(logits)
 
 
 def _slope(value: Tensor, variable: Tensor, slope: Tensor | None = None, retain: bool = False) -> Tensor:
     """The gradient of value (times slope), shaped like variable. Raises ModelError when autograd finds no way there."""
     if value.requires_grad:
-        (grad,) = torch.autograd.grad(value, variable, slope, retain_graph=retain, allow_unused=True)
+        with _told("cannot be differentiated", variable):
+            (grad,) = torch.autograd.grad(value, variable, slope, retain_graph=retain, allow_unused=True)
         if grad is not None:
             return grad
     raise ModelError(
         "autograd finds no way from the logits to the image (a forward pass under no_grad, a detach, numpy), so no "
         "attack by gradients can be made; square and boundary need none"
     )
+
+
+@contextmanager
+def _told(what: str, images: Tensor, kinds: Collection[torch.dtype] = ()) -> Iterator[None]:
+    """Whatever a user's model raises, as a ModelError in one sentence; but a full memory stays what it is.
+
+    kinds: types of the model's weights, which are named where none is that of the images.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ModelError) or (isinstance(error, RuntimeError) and out_of_memory(error)):
+            raise
+        words = (str(error).splitlines() or [""])[0]
+        if kinds and images.dtype not in kinds:
+            types = " and ".join(sorted(str(kind) for kind in kinds))
+            words += f" (weights are {types}, images {images.dtype}: call model.float(), or convert in its forward)"
+        raise ModelError(
+            f"the model {what} on images {tuple(images.shape)}: {type(error).__name__}: {words}"
+        ) from error
+
+
+def _narrowed(logits: Tensor, x: Tensor) -> Tensor:
+    """Logits in float64 for images in float32 become float32, each row without its largest: no loss of ours sees a
+    common shift, and in float32 the rest would drown in it. Others come back as they are.
+    """
+    if logits.dtype == x.dtype or logits.dtype != torch.float64:
+        return logits
+    return (logits - logits.detach().amax(1, keepdim=True)).to(x.dtype)
 
 
 def _checked(logits: Tensor) -> Tensor:

@@ -141,15 +141,17 @@ def _fooling(target: Target, x: Tensor, found: Tensor, y: Tensor) -> Tensor:
 
 @contextmanager
 def _isolated(seed: int) -> Iterator[None]:
-    """Seeds every global generator, and afterwards restores them and the trace function.
+    """Seeds every global generator and makes float32 the default type, and afterwards restores these and the trace
+    function.
 
     Deprecations that a library's own calls meet are not the user's.
     """
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    states, trace = (random.getstate(), np.random.get_state()), sys.gettrace()
+    states, trace, kind = (random.getstate(), np.random.get_state()), sys.gettrace(), torch.get_default_dtype()
     with torch.random.fork_rng(devices), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
+            torch.set_default_dtype(torch.float32)
             torch.manual_seed(seed)
             np.random.seed(seed % 2**32)
             random.seed(seed)
@@ -157,4 +159,5 @@ def _isolated(seed: int) -> Iterator[None]:
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
+            torch.set_default_dtype(kind)
             sys.settrace(trace)

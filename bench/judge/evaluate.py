@@ -23,7 +23,7 @@ from bench.ground.config import UserError
 from bench.ground.provenance import Cost
 from bench.subjects.data import Images, check_images
 from bench.subjects.fingerprint import fingerprint
-from bench.subjects.models import quick
+from bench.subjects.quick import quick
 
 DISTANCES = ("Linf", "L2", "L1", "L0")
 
@@ -95,7 +95,7 @@ def evaluate(
     x, y = images.x.to(device), images.y.to(device)
     before = fingerprint(model)
     started = time.perf_counter()
-    target = Target(model, batch_size, gradient_precision, quick=quick(model)).counting(len(x))
+    target = Target(model, batch_size, gradient_precision).counting(len(x))
     clean_logits = target.true_logits(x)
     check_logits(clean_logits, classes)
     clean = clean_logits.argmax(1)
@@ -107,6 +107,7 @@ def evaluate(
         started -= crafted.seconds
     elif attack is not None and len(standing):
         noise = Noise(derive_seed("attack", name, seed), images.ids.to(device))
+        target.quick = quick(model, x[standing])
         x_adv[standing] = _run(name, attack, target[standing], x[standing], y[standing], noise[standing])
     _check_unchanged(name, model, before)
     adversarial = clean if attack is None else _fresh_predictions(model, x_adv, batch_size)
@@ -135,8 +136,9 @@ def craft(
     device = _device(source)
     x, y = images.x.to(device), images.y.to(device)
     before, started = fingerprint(source), time.perf_counter()
-    target = Target(source, batch_size, gradient_precision, quick=quick(source)).counting(len(x))
+    target = Target(source, batch_size, gradient_precision).counting(len(x))
     check_logits(target.true_logits(x), classes)
+    target.quick = quick(source, x)
     x_adv = _run(name, attack, target, x, y, Noise(derive_seed("attack", name, seed), images.ids.to(device)))
     _check_unchanged(name, source, before)
     return Crafted(x_adv.cpu(), target.passes_per_image, time.perf_counter() - started)

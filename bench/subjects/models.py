@@ -14,14 +14,14 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Sequence
-from copy import deepcopy
+from contextlib import suppress
 from functools import cache
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import Tensor, nn
 
+from attacks.target import ModelError, check_values
 from bench.ground.config import UserError, choose
 
 Shape = tuple[int, int, int]
@@ -209,14 +209,14 @@ def create(
     if "+" in name:
         parts = enumerate(name.split("+"))
         made = [create(part, shape, classes, None if seed is None else seed + n) for n, part in parts]
-        return with_normalization(Ensemble(made), shape, normalize).eval()
+        return _evaluating(with_normalization(Ensemble(made), shape, normalize))
     with torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs too
         model = _from_factory(name, shape, classes) if ":" in name else MODELS[name](shape, classes)
         if ":" not in name:
             _initialise(model)
-    return with_normalization(model, shape, normalize).eval()
+    return _evaluating(with_normalization(model, shape, normalize))
 
 
 def check_name(name: str) -> str:
@@ -234,35 +234,6 @@ def with_normalization(model: nn.Module, shape: Shape, normalize: Statistics | N
     if not all(len(values) == shape[0] for values in normalize):
         raise UserError(f"mean and std must have {shape[0]} values each for images {shape}; got {normalize}")
     return nn.Sequential(Normalize(*normalize), model)
-
-
-def quick(model: nn.Module) -> nn.Module:
-    """The same function in evaluation mode, arranged for speed: for attacks, never for verdicts.
-
-    Batch norm is folded into the convolution before it and the weights lie channels last; the parameters of the copy
-    want no gradient. Only for models made of torch's layers and this file's, whose forward passes may be traced;
-    any other comes back as it is, and so does one whose batch norm has no running statistics.
-    """
-    if not all(type(module).__module__.startswith((nn.__name__, __name__)) for module in model.modules()):
-        return model
-    if any(isinstance(module, nn.BatchNorm2d) and module.running_mean is None for module in model.modules()):
-        return model
-    traced = fx.symbolic_trace(deepcopy(model).requires_grad_(False))
-    for node in list(traced.graph.nodes):
-        if node.op == "call_module" and isinstance(norm := traced.get_submodule(node.target), nn.BatchNorm2d):
-            (before,) = node.args
-            convolution = traced.get_submodule(before.target) if before.op == "call_module" else None
-            if isinstance(convolution, nn.Conv2d) and len(before.users) == 1:
-                traced.set_submodule(before.target, fuse_conv_bn_eval(convolution, norm))
-                node.replace_all_uses_with(before)
-                traced.graph.erase_node(node)
-    traced.delete_all_unused_submodules()
-    traced.recompile()
-    traced.requires_grad_(False)
-    for parameter in traced.parameters():
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    return traced
 
 
 def _initialise(model: nn.Module) -> None:
@@ -292,4 +263,15 @@ def _from_factory(name: str, shape: Shape, classes: int) -> nn.Module:
         raise UserError(f"{name}: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise UserError(f"{name} returned {type(model).__name__}, not a torch.nn.Module")
+    try:
+        check_values(model)
+    except ModelError as error:
+        raise UserError(f"{name}: {error}") from error
+    return model
+
+
+def _evaluating(model: nn.Module) -> nn.Module:
+    """The model in evaluation mode. An exported program cannot change its mode; `Target` looks at what it was."""
+    with suppress(NotImplementedError):
+        model.eval()
     return model

@@ -32,9 +32,9 @@ from bench.ground.provenance import Cost
 from bench.ledger.diagnoses import DiagnosisRecord, Finding, read_diagnoses, trust_of, write_diagnosis
 from bench.ledger.folder import Results
 from bench.ledger.runs import write_run
-from bench.subjects import models
 from bench.subjects.catalog import Catalog
 from bench.subjects.chosen import Choice
+from bench.subjects.quick import quick
 from bench.tables import report
 from bench.tables.cells import table
 
@@ -289,7 +289,7 @@ def test_a_bad_source_is_the_users_mistake_and_not_the_models():
 
 def test_batch_norm_without_statistics_is_not_folded():
     network = planted("batch statistics")
-    assert models.quick(network) is network
+    assert quick(network, digits().test.x[:8]) is network
 
 
 # --- records and tables ---------------------------------------------------------------------------------------------

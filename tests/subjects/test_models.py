@@ -13,6 +13,7 @@ from torch import nn
 
 from bench.ground.config import UserError
 from bench.subjects import data, models, weights
+from bench.subjects.quick import quick
 
 REAL = Path(os.environ.get("BENCH_DATA", ""))
 SMALL = ["cnn-small", "cnn-a", "resnet8", "resnet20"]
@@ -225,47 +226,15 @@ def test_published_checkpoints_have_their_published_clean_accuracy():
         assert (model(mnist.x).argmax(1) == mnist.y).sum() == 9811
 
 
-@pytest.mark.parametrize("name", [*SMALL, "preact-resnet18"])
-def test_the_quick_copy_is_the_same_function(name):
-    """Also after batch norm has seen data, whose statistics are what is folded; its gradients agree too."""
-    model = models.create(name, (3, 16, 16), 10, seed=1, normalize=((0.4, 0.5, 0.6), (0.2, 0.3, 0.4))).double()
-    generator = torch.Generator().manual_seed(0)
-    model.train()(torch.rand(32, 3, 16, 16, generator=generator).double() * 3)
-    quick = models.quick(model.eval())
-    x = torch.rand(8, 3, 16, 16, generator=generator).double().requires_grad_(True)
-    assert quick is not model and torch.allclose(quick(x), model(x), atol=1e-9)
-    slopes = [torch.autograd.grad(net(x).square().sum(), x)[0] for net in (quick, model)]
-    assert torch.allclose(*slopes, atol=1e-9)
-    kinds = [type(module) for module in quick.modules()]
-    if "resnet" in name:
-        assert kinds.count(nn.BatchNorm2d) < [type(m) for m in model.modules()].count(nn.BatchNorm2d)
-    assert all(not p.requires_grad for p in quick.parameters()) and all(p.requires_grad for p in model.parameters())
-
-
 def test_an_ensemble_is_the_mean_of_probabilities():
     whole = models.create("cnn-a+cnn-a", (3, 32, 32), 10, seed=4)
     parts = [models.create("cnn-a", (3, 32, 32), 10, seed=seed) for seed in (4, 5)]
     x = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     mean = (parts[0](x).softmax(1) + parts[1](x).softmax(1)) / 2
     assert torch.allclose(whole(x).exp(), mean, atol=1e-6)
-    assert torch.allclose(models.quick(whole)(x), whole(x), atol=1e-5)
+    assert torch.allclose(quick(whole, x)(x), whole(x), atol=1e-5) and quick(whole, x) is not whole
     state = models.ensemble_state([part.state_dict() for part in parts])
     assert state.keys() == whole.state_dict().keys()
     assert all(torch.equal(state[name], value) for name, value in whole.state_dict().items())
     with pytest.raises(UserError, match="'resnet9'"):
         models.check_name("cnn-a+resnet9")
-
-
-def test_a_users_own_module_is_never_rearranged():
-    """Its forward pass may branch on its input or draw random numbers, which a trace would not see."""
-
-    class Own(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = models.create("cnn-small", (1, 8, 8), 10, seed=0)
-
-        def forward(self, x):
-            return self.net(x) if x.mean() > 0.5 else -self.net(x)
-
-    own = Own().eval()
-    assert models.quick(own) is own

@@ -1,0 +1,132 @@
+"""The quick copy: the network under attack arranged for speed. For attacks, never for verdicts.
+
+Batch norm is folded into the convolution before it, and the weights lie channels last. The copy is made from a trace
+(torch.fx), and a trace is not the network: it does not see hooks, gradients that are made up or held back, or a forward
+pass that somebody has replaced. So it counts only where it answers like the network, and has its gradients, on some of
+the very images that are attacked and on the way from there to noise; otherwise attacks run on the network itself.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from copy import deepcopy
+from functools import cache
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from attacks.target import Target, true_float32
+from bench.ground.config import first_line
+from bench.subjects import models
+
+SAMPLE = 16  # images that are compared, at most
+SHARES = (0.0, 0.02, 0.2, 1.0)  # of the way from an image to noise: itself, near it, at the edge of a ball, anywhere
+ROUNDING = 3e-4  # of the spread of a row of logits: the square root of float32's unit in the last place
+KINKS = 0.25  # share of gradients that may differ: where rounding carries a ReLU across 0 they do
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def quick(model: nn.Module, x: Tensor) -> nn.Module:
+    """What attacks on the images x [N, C, H, W] may run on: a quick copy, or the model itself, which is then said.
+
+    Tried for models in evaluation mode that are made of torch's layers and those of `models`. What a copy that is no
+    copy raises is nobody's error. The parameters of the copy want no gradient.
+    """
+    if not len(x) or not all(_known(module) for module in model.modules()):
+        return model
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            copy = arranged(model)
+            apart = _unseen(model) or _difference(model, copy, x)
+    except Exception as error:  # whatever a trace, a fold or a pass raises
+        apart = f"no copy can be made of it ({first_line(error)})"
+    if apart is None:
+        return copy
+    _say(apart)
+    return model
+
+
+def arranged(model: nn.Module) -> nn.Module:
+    """The copy, whether or not it is the same function. Raises whatever tracing raises."""
+    traced = fx.symbolic_trace(deepcopy(model).requires_grad_(False))
+    for node in list(traced.graph.nodes):
+        norm, call = _called(traced, node, nn.BatchNorm2d), node.args[0] if node.args else None
+        convolution = _called(traced, call, nn.Conv2d)
+        if norm is None or convolution is None or len(call.users) > 1:
+            continue
+        call.target = f"folded_{call.name}"  # a new module: the old one may be called again, with another norm or none
+        traced.add_submodule(call.target, fuse_conv_bn_eval(convolution, norm))
+        node.replace_all_uses_with(call)
+        traced.graph.erase_node(node)
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+    traced.requires_grad_(False)
+    for parameter in traced.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return traced.eval()
+
+
+def _called(traced: fx.GraphModule, node: object, kind: type[nn.Module]) -> nn.Module | None:
+    """The module that a node of the graph calls, if it is of that kind and of no class derived from it."""
+    if not isinstance(node, fx.Node) or node.op != "call_module":
+        return None
+    module = traced.get_submodule(str(node.target))
+    return module if type(module) is kind else None
+
+
+def _known(module: nn.Module) -> bool:
+    """Whether its forward pass is torch's or ours, and not in training mode: one of the user's own may draw random
+    numbers, keep what it has seen, or count, and is called as often as an attack calls it.
+    """
+    where = type(module).__module__
+    return (where == models.__name__ or where.startswith("torch.nn.modules.")) and not module.training
+
+
+def _unseen(model: nn.Module) -> str | None:
+    """What a module carries that a trace does not see, in words."""
+    for name, module in model.named_modules():
+        here = f"its module {name}" if name else "it"
+        if any(getattr(module, hooks) for hooks in HOOKS):
+            return f"{here} has hooks"
+        if "forward" in vars(module):
+            return f"{here} has a forward pass of its own"
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is None:
+            return f"{here} has no running statistics"
+    return None
+
+
+def _difference(model: nn.Module, copy: nn.Module, x: Tensor) -> str | None:
+    """What of the copy is not the model's on images x and on the way to noise, in words; None where nothing is."""
+    some = x[torch.linspace(0, len(x) - 1, min(SAMPLE, len(x)), device=x.device).round().long()]
+    noise = torch.rand(some.shape, generator=torch.Generator().manual_seed(0), dtype=some.dtype).to(some.device)
+    targets, kinks = [Target(network, SAMPLE) for network in (model, copy)], []
+    for share in SHARES:
+        images = some + share * (noise - some)
+        if not _alike(*(target.true_logits(images) for target in targets)).all():
+            return "its copy with folded batch norm has other logits"
+        few = images[: SAMPLE // len(SHARES)]
+        with true_float32():
+            kinks.append(~_alike(*(target.loss_grad(few, few, _weighed)[1] for target in targets)))
+    return None if torch.cat(kinks).double().mean() <= KINKS else "its copy with folded batch norm has other gradients"
+
+
+def _weighed(logits: Tensor, _: Tensor) -> Tensor:
+    """A loss [B] that every logit has a part in, each another."""
+    return logits @ torch.arange(1, logits.shape[1] + 1).to(logits).sin()
+
+
+def _alike(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Two answers [n, ...] for n images -> [n] bool: equal within rounding, measured by the widest row of ours."""
+    ours, theirs = ours.double().flatten(1), theirs.double().flatten(1)
+    spread = (ours.amax(1) - ours.amin(1)).amax()
+    return (ours - theirs).abs().amax(1) <= ROUNDING * spread
+
+
+@cache
+def _say(why: str) -> None:
+    """Once a process."""
+    print(f"bench: attacks run on the network itself, and not on a quicker copy: {why}", file=sys.stderr)

@@ -1,0 +1,254 @@
+"""The quick copy: used where it is the same function with the same gradients, and nowhere else."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from types import MethodType
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from attacks.contract import ThreatModel
+from attacks.pgd import FGSM, PGD
+from bench.judge.evaluate import craft, evaluate
+from bench.subjects import models
+from bench.subjects import quick as module
+from bench.subjects.data import Images
+from bench.subjects.quick import quick
+
+SMALL = ["cnn-small", "cnn-a", "resnet8", "resnet20"]
+
+
+def images(count=48, shape=(1, 8, 8), seed=0):
+    return torch.rand(count, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def settled(network, shape=(1, 8, 8)):
+    """In evaluation mode, with statistics of images in its batch norms, scales other than 1, and several classes."""
+    generator = torch.Generator().manual_seed(1)
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm2d) and part.affine:
+            part.weight.data.uniform_(0.5, 2, generator=generator)
+            part.bias.data.normal_(generator=generator)
+    with torch.no_grad():
+        for seed in range(20):
+            network.train()(images(64, shape, seed))
+        network[-1].bias -= network.eval()(images()).mean(0)  # no class is everyone's
+    return network
+
+
+def block(width=8):
+    return nn.Sequential(nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+
+
+def head(width=8):
+    return [nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * width, 10)]
+
+
+def plain():
+    torch.manual_seed(0)
+    return settled(nn.Sequential(nn.Conv2d(1, 8, 3, 1, 1), nn.BatchNorm2d(8), nn.ReLU(), block(), *head()))
+
+
+def used_twice():
+    torch.manual_seed(0)
+    again = block()
+    return settled(nn.Sequential(nn.Conv2d(1, 8, 3, 1, 1), again, again, *head()))
+
+
+def shared(kind):
+    """One norm behind two convolutions, or one convolution before two norms, and once without one."""
+    torch.manual_seed(0)
+    first, conv, norm, other = nn.Conv2d(1, 8, 3, 1, 1), nn.Conv2d(8, 8, 3, 1, 1), nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+    parts = [first, norm, nn.ReLU(), conv, norm]
+    if kind == "convolution":
+        parts = [first, conv, norm, nn.ReLU(), conv, nn.ReLU(), conv, other]
+    return settled(nn.Sequential(*parts, *head()))
+
+
+def hooked(kind):
+    network = plain()
+    if kind == "pre-hook of the whole":
+        network.register_forward_pre_hook(lambda _, given: ((given[0] - 0.5) * 3,))
+    elif kind == "pre-hook of a layer":
+        network[1].register_forward_pre_hook(lambda _, given: (given[0] * 3,))
+    elif kind == "hook of the whole":
+        network.register_forward_hook(lambda _, given, out: out - 3 * out.detach().mean(1, keepdim=True) * out)
+    elif kind == "hook of a layer":
+        network[1].register_forward_hook(lambda _, given, out: out * 3)
+    elif kind == "backward hook":
+        network[2].register_full_backward_hook(lambda _, before, after: (-before[0],))
+    else:
+        network[3][0].register_full_backward_pre_hook(lambda _, after: (-after[0],))
+    return network
+
+
+def replaced(kind):
+    network = plain()
+    if kind == "forward of the whole":
+        network.forward = MethodType(lambda self, x: nn.Sequential.forward(self, (x - 0.5) * 3), network)
+    else:
+        network[2].forward = lambda x: (x * 3).relu()
+    return network
+
+
+def parametrized(kind):
+    network = plain()
+    getattr(parametrizations, kind)(network[0])
+    getattr(parametrizations, kind)(network[-1])
+    return network.eval()
+
+
+NETWORKS = {
+    "plain": plain,
+    "used twice": used_twice,
+    "a norm behind two convolutions": lambda: shared("norm"),
+    "a convolution before two norms": lambda: shared("convolution"),
+    "in DataParallel": lambda: nn.DataParallel(plain()).eval(),
+}
+NETWORKS |= {
+    kind: lambda kind=kind: hooked(kind)
+    for kind in (
+        "pre-hook of the whole", "pre-hook of a layer", "hook of the whole", "hook of a layer", "backward hook",
+        "backward pre-hook",
+    )
+}  # fmt: skip
+NETWORKS |= {kind: lambda kind=kind: replaced(kind) for kind in ("forward of the whole", "forward of a layer")}
+NETWORKS |= {kind: lambda kind=kind: parametrized(kind) for kind in ("weight_norm", "spectral_norm", "orthogonal")}
+
+
+class Wrapped(nn.Module):
+    """The same network in a class of its own, for which there is no copy."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x)
+
+
+def pgd(eps):
+    return PGD(ThreatModel("Linf", eps), 10, eps / 4)
+
+
+def judged(network, attack):
+    x = images()
+    with torch.no_grad():
+        y = network(x).argmax(1)
+    return evaluate(network, attack, Images(x, y, torch.arange(len(x))), 10, name="pgd")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_attack_is_as_strong_as_on_the_same_network_in_a_class_of_its_own(name):
+    network = NETWORKS[name]()
+    here, there = (judged(net, pgd(0.02)) for net in (network, Wrapped(network).eval()))
+    assert 0 < there.robust_accuracy < 1, "the sample must hold images on both sides"
+    assert here.table["robust"].tolist() == there.table["robust"].tolist()
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "used twice", "a norm behind two convolutions", "a convolution before two norms"]
+)
+def test_a_norm_is_folded_at_each_call_of_a_convolution_that_goes_only_there(name):
+    network, x = NETWORKS[name](), images()
+    copy = quick(network, x)
+    assert copy is not network and torch.allclose(copy(x), network(x), atol=1e-4)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in copy.modules())
+
+
+@pytest.mark.parametrize("name", [*SMALL, "preact-resnet18"])
+def test_the_copy_is_the_same_function(name):
+    """Also after batch norm has seen data, whose statistics are what is folded; its gradients agree too."""
+    model = models.create(name, (3, 16, 16), 10, seed=1, normalize=((0.4, 0.5, 0.6), (0.2, 0.3, 0.4))).double()
+    model.train()(images(32, (3, 16, 16)).double() * 3)
+    x = images(8, (3, 16, 16)).double()
+    copy = quick(model.eval(), x)
+    x.requires_grad_(True)
+    assert copy is not model and torch.allclose(copy(x), model(x), atol=1e-9)
+    slopes = [torch.autograd.grad(net(x).square().sum(), x)[0] for net in (copy, model)]
+    assert torch.allclose(*slopes, atol=1e-9)
+    kinds = [type(part) for part in copy.modules()]
+    if "resnet" in name:
+        assert kinds.count(nn.BatchNorm2d) < [type(part) for part in model.modules()].count(nn.BatchNorm2d)
+    assert all(not p.requires_grad for p in copy.parameters()) and all(p.requires_grad for p in model.parameters())
+
+
+class Sly(nn.Module):
+    """A copy that is none: in its values everywhere or only far from images, or in its gradients alone."""
+
+    def __init__(self, network, lie):
+        super().__init__()
+        self.network, self.lie = deepcopy(network), lie
+
+    def forward(self, x):
+        z = self.network(x)
+        if self.lie == "scale":
+            return z * 1.01
+        if self.lie == "away from images":
+            return z + (x.flatten(1).std(1, keepdim=True) > 0.1) * z.flip(1)
+        if self.lie == "gradients":
+            return z - 0.5 * (z - z.detach())
+        if self.lie == "without gradients":
+            return z.detach()
+        raise RecursionError(self.lie)
+
+
+@pytest.mark.parametrize(
+    "lie, words",
+    [
+        ("scale", "other logits"),
+        ("away from images", "other logits"),
+        ("gradients", "other gradients"),
+        ("without gradients", "no way from the logits"),
+        ("raises", "RecursionError"),
+    ],
+)
+def test_a_copy_that_is_another_function_is_not_used_and_that_is_said_once(lie, words, monkeypatch, capsys):
+    network, x = plain(), 0.5 + 0.1 * images()
+    monkeypatch.setattr(module, "arranged", lambda model: Sly(model, lie).eval())
+    module._say.cache_clear()
+    assert quick(network, x) is network and quick(network, x) is network
+    said = capsys.readouterr().err
+    assert said.count("bench: attacks run on the network itself") == 1 and words in said
+
+
+def test_what_tracing_raises_is_no_users_error(capsys):
+    module._say.cache_clear()
+    network = nn.Sequential(plain(), nn.Module()).eval()  # a module without a forward pass, which a trace runs into
+    assert quick(network, images()) is network
+    assert "missing the required" in capsys.readouterr().err
+
+
+def test_comparing_costs_no_pass_of_the_attack_and_draws_no_global_random_number():
+    network, attack = plain(), FGSM(ThreatModel("Linf", 0.03))
+    state = torch.random.get_rng_state()
+    passes = [
+        judged(net, attack).table[["forward_passes", "backward_passes"]] for net in (network, Wrapped(network).eval())
+    ]
+    assert passes[0].equals(passes[1]) and set(passes[0]["backward_passes"]) == {1}
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_images_crafted_for_other_networks_are_made_on_the_network_too():
+    network = NETWORKS["pre-hook of the whole"]()
+    some = Images(images(), network(images()).argmax(1), torch.arange(48))
+    made = [craft(net, pgd(0.06), some, 10, name="pgd").x_adv for net in (network, Wrapped(network).eval())]
+    assert torch.equal(*made)
+
+
+def test_one_of_the_users_own_is_never_arranged():
+    """Its forward pass may branch on its input or draw random numbers, which a trace would not see."""
+
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = models.create("cnn-small", (1, 8, 8), 10, seed=0)
+
+        def forward(self, x):
+            return self.net(x) if x.mean() > 0.5 else -self.net(x)
+
+    own = Own().eval()
+    assert quick(own, images()) is own
