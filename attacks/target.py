@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from attacks.losses import Loss
+from attacks.scale import Scales
 
 Precision = Literal["float32", "bfloat16"]
 Render = Callable[[Tensor, slice], Tensor]
@@ -61,6 +62,7 @@ class Target:
         self._rows: Tensor | None = None
         self._passes = [0, 0]  # FORWARD, BACKWARD; shared with every view
         self._per_image: Tensor | None = None
+        self._scales: Scales | None = None  # shared with every view
 
     @property
     def forward_passes(self) -> int:
@@ -73,10 +75,19 @@ class Target:
         return self._passes[BACKWARD]
 
     def counting(self, images: int) -> Target:
-        """The same target, keeping counts image by image for `images` images; see `passes_per_image`."""
+        """The same target, keeping counts image by image for `images` images; see `passes_per_image`. It `follows`."""
         view = copy.copy(self)
         view._rows = torch.arange(images)
         view._per_image = torch.zeros(2, images, dtype=torch.int64)
+        view._scales = Scales(images)
+        return view
+
+    def following(self, images: int) -> Target:
+        """The same target for `images` images, shown at an ordinary scale of their logits; see `attacks.scale`."""
+        if self._scales is not None:
+            return self
+        view = copy.copy(self)
+        view._rows, view._scales = torch.arange(images), Scales(images)
         return view
 
     def __getitem__(self, rows: Tensor | slice) -> Target:
@@ -98,16 +109,18 @@ class Target:
         return self._forward(self.quick, x)
 
     def true_logits(self, x: Tensor) -> Tensor:
-        """`logits` of the model itself, for verdicts."""
-        return self._forward(self.model, x)
+        """`logits` of the model itself and at their own scale, for verdicts."""
+        return self._forward(self.model, x, shown=False)
 
-    def _forward(self, model: nn.Module, x: Tensor) -> Tensor:
+    def _forward(self, model: nn.Module, x: Tensor, shown: bool = True) -> Tensor:
         if len(x) == 0:
             return torch.empty(0, 1, device=x.device)
 
         def run(rows: slice) -> Tensor:
             with torch.no_grad(), true_float32():
-                return _called(model, x[rows])
+                logits = _called(model, x[rows])
+            seen = self._seen(logits, rows)
+            return seen if shown else logits
 
         parts = []
         for rows, logits in self._batches(x, run):
@@ -131,6 +144,7 @@ class Target:
                 image = variable if render is None else render(variable, rows)
                 logits = _called(self.quick, image)
             with torch.enable_grad():
+                logits = self._seen(logits, rows)
                 value = loss(logits, y[rows])
                 grad = _slope(value.sum(), variable)
             return value.detach(), grad, logits.detach()
@@ -158,6 +172,7 @@ class Target:
             with torch.enable_grad(), self._mixed(x.device):
                 logits = _called(self.quick, variable)
             with torch.enable_grad():
+                logits = self._seen(logits, rows)
                 margins = logits.gather(1, classes[rows]) - logits.gather(1, y[rows, None])
                 sums = margins.sum(0).unbind()
                 last = len(sums) - 1
@@ -204,6 +219,12 @@ class Target:
             return nullcontext()
         return torch.autocast(device.type, dtype=torch.bfloat16)
 
+    def _seen(self, logits: Tensor, rows: slice) -> Tensor:
+        """The logits of these rows as an attack sees them."""
+        if self._scales is None or self._rows is None:
+            return logits
+        return self._scales.show(logits, self._rows[rows])
+
     def _count(self, rows: slice, *kinds: int) -> None:
         for kind in kinds:
             self._passes[kind] += rows.stop - rows.start
@@ -244,7 +265,7 @@ class _Pass(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, target: Target) -> Tensor:
         with torch.enable_grad():
             variable = x.detach().requires_grad_(True)
-            logits = _called(target.quick, variable)
+            logits = target._seen(_called(target.quick, variable), slice(0, len(x)))
         target._count(slice(0, len(x)), FORWARD)
         ctx.target, ctx.variable, ctx.logits = target, variable, logits
         return logits.detach().clone()
