@@ -78,7 +78,7 @@ class Closest:
 
 def search_correct(search: Search, rounds: int, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
     """Search and refine the images that the model gets right; the others fool it as they are. -> x_adv like x."""
-    x_adv = x.clone()
+    target, x_adv = target.following(len(x)), x.clone()
     standing = (target.logits(x).argmax(1) == y).nonzero().squeeze(1)
     if len(standing):
         found = Closest(x[standing])

@@ -69,7 +69,7 @@ class CarliniWagnerLinf:
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W], the iterate of largest margin."""
-        x_adv = x.clone()
+        target, x_adv = target.following(len(x)), x.clone()
         logits = target.logits(x)
         if len(x) == 0:
             return x_adv

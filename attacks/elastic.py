@@ -4,8 +4,7 @@ https://arxiv.org/abs/1801.02612.
 Every pixel is fetched from a place up to eps pixels away; a Gaussian smooths the flow, so
 neighbours move alike.
 
-Differs from the authors' code (github.com/ddkang/advex-uar): corners are aligned whatever the version of
-torch, so zero flow is the identity (`align_corners`); the smoothing is two products with a small matrix,
+Differs from the authors' code (github.com/ddkang/advex-uar): the smoothing is two products with a small matrix,
 which allows any kernel on any size of image; sizes need not be square. See `attacks.latent` for what differs
 in the loop.
 """
@@ -31,13 +30,14 @@ class Elastic:
     """x' = x sampled bilinearly at grid + smoothed flow; what lies outside the image is black.
 
     threat: norm "own", eps in pixels: no component of the flow is longer (Kang's CIFAR-10 radii: 0.125 to 8;
-    MAT's is unpublished, 0.5 is inferred). The grid runs from -1 to 1 and a pixel is 2 / side of it, as in
-    the authors' code; with aligned corners pixels are 2 / (side - 1) apart, so the true bound is eps * (side
-    - 1) / side pixels. steps: N. step: pixels; None is eps / sqrt(N), Kang's. kernel, std: the Gaussian, in
-    pixels, kernel odd. 25 and 3 are Kang's for 224 pixels and were used at other sizes too by MAT's group
-    (inferred for MAT); Kang's for 32 pixels are 5 and 3 * 32 / 224 = 0.4286; for 8-pixel digits we suggest 5
-    and 1.0 (ours). Images smaller than the kernel are reflected as often as it takes. align_corners: False is
-    what the authors' code gives in torch >= 1.3: zero flow then zooms a little. stop: see `attacks.latent`.
+    MAT's is unpublished, 0.5 is inferred). A pixel is 2 / side of the grid, which runs from -1 to 1. steps: N.
+    step: pixels; None is eps / sqrt(N), Kang's. kernel, std: the Gaussian, in pixels, kernel odd. 25 and 3 are
+    Kang's for 224 pixels and were used at other sizes too by MAT's group (inferred for MAT); Kang's for 32
+    pixels are 5 and 3 * 32 / 224 = 0.4286; for 8-pixel digits we suggest 5 and 1.0 (ours). Images smaller than
+    the kernel are reflected as often as it takes. align_corners: False is what the authors' code gives in torch
+    >= 1.3, and that of MAT's group: -1 and 1 are the outer edges of the image, so zero flow shrinks the image
+    by 1 / side and blends its rim with black. With True they are the centres of its corner pixels: zero flow is
+    the identity and the true bound eps * (side - 1) / side pixels, a weaker attack. stop: see `attacks.latent`.
     Raises ValueError.
     """
 
@@ -47,9 +47,9 @@ class Elastic:
     step: float | None = None
     kernel: int = 25
     std: float = 3.0
-    align_corners: bool = True
+    align_corners: bool = False
     stop: Stop = "first"
-    version: int = 1
+    version: int = 2
 
     def __post_init__(self) -> None:
         check_settings("elastic", self.threat, self.steps, self.step)

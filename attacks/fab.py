@@ -59,6 +59,7 @@ class FAB:
         best, length = x.clone(), torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
         if len(x) == 0:
             return best
+        target = target.following(len(x))
         for restart in range(self.restarts):
             for rank, (_, pair) in enumerate(goals(target, x, y, "margin", targeted_margin, self.targets)):
                 start = self._start(x, length, noise.fork("restart", restart, rank)) if restart else x

@@ -4,16 +4,17 @@ The fog is a plasma fractal (diamond-square, Fournier, Fussell, Carpenter 1982,
 https://doi.org/10.1145/358523.358553) whose random offsets are the variables: 4^L - 1 numbers in [0, 1], L =
 floor(log2(longer side)) + 1.
 
-Differs from the authors' code (github.com/ddkang/advex-uar): the map is scaled by its own minimum and
-maximum, not by those of the batch, because an image's result must not depend on the others; a flat map is 0
-instead of 0 / 0; the crop is central for every size. See `attacks.latent` for what differs in the loop.
+Differs from the authors' code (github.com/ddkang/advex-uar): the map is not scaled by the extremes of the
+batch, because an image's result must not depend on the others, but by a constant that stands for those of a
+large batch (`normalization`); the crop is central for every size. See `attacks.latent` for what differs in the
+loop.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -24,7 +25,11 @@ from attacks.noise import Noise
 from attacks.norms import TINY
 from attacks.target import Target
 
-WIBBLE = 100.0  # offset of the coarsest level; the scaling to [0, 1] removes it, only the decay matters
+Normalization = Literal["global", "image"]
+WIBBLE = 100.0  # offset of the coarsest level, the authors'
+# The largest |height| that maps to [0, 1] when all images share one scale. Of random maps with decay 2 for 32x32 images
+# the extremes are about 60 in one map, 128 in a batch of 20, 139 in one of 100, 146 in one of 200; ascent raises them.
+HIGHEST = 155.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,9 @@ class Fog:
     sqrt(0.001 / N): Kang's 0.002236 at N = 200; no rule for other N is stated, this one is inferred from step
     = eps / sqrt(N) of the sibling attacks. decay: each level's offsets are this many times smaller than the
     last one's. roll: the authors' diamond step looks 2 cells back for its second centre, which is the parity
-    default; the correct fractal is 1. stretch: the authors' image, whose contrast is stretched so that at eps
+    default; the correct fractal is 1. normalization: "global" divides every map by the same constant, which is
+    within a few images of the authors' code; "image" stretches each map to its own extremes, which is an attack
+    with about 2.5 times the contrast. stretch: the authors' image, whose contrast is stretched so that at eps
     -> 0 it is x / (max of the channel); False multiplies by that maximum, so that eps -> 0 is the identity.
     stop: see `attacks.latent`. Raises ValueError.
     """
@@ -47,14 +54,17 @@ class Fog:
     step: float | None = None
     decay: float = 2.0
     roll: int = 2
+    normalization: Normalization = "global"
     stretch: bool = True
     stop: Stop = "first"
-    version: int = 1
+    version: int = 2
 
     def __post_init__(self) -> None:
         check_settings("fog", self.threat, self.steps, self.step)
         if self.roll not in (1, 2) or not self.decay >= 1:
             raise ValueError(f"fog needs roll 1 or 2 and decay >= 1; got roll = {self.roll}, decay = {self.decay}")
+        if self.normalization not in ("global", "image"):
+            raise ValueError(f"normalization = {self.normalization!r} is not one of 'global', 'image'")
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""
@@ -69,14 +79,15 @@ class Fog:
         eps = self.threat.eps / 255
         side = math.isqrt(latent.shape[1] + 1)
         top, left = (side - x.shape[2]) // 2, (side - x.shape[3]) // 2
-        fog = plasma(latent, self.decay, self.roll)[:, None, top : top + x.shape[2], left : left + x.shape[3]]
+        whole = scaled(plasma(latent, self.decay, self.roll), self.normalization)
+        fog = whole[:, None, top : top + x.shape[2], left : left + x.shape[3]]
         brightest = x.amax((2, 3), keepdim=True)
         scale = (1.0 if self.stretch else brightest) / (brightest + eps).clamp_min(TINY)
         return ((x + eps * fog) * scale).clamp(0, 1)
 
 
 def plasma(latent: Tensor, decay: float, roll: int) -> Tensor:
-    """Diamond-square on a torus. latent [B, 4^L - 1] in [0, 1] -> maps [B, 2^L, 2^L], each scaled to [0, 1].
+    """Diamond-square on a torus. latent [B, 4^L - 1] in [0, 1] -> maps of heights around 0, [B, 2^L, 2^L].
 
     Level i turns a grid of n x n corners, n = 2^i, into one of 2n x 2n. Each new point is the mean of its
     four neighbours plus wibble * (2 v - 1), with n x n variables v for the centres, then for the points right
@@ -95,5 +106,12 @@ def plasma(latent: Tensor, decay: float, roll: int) -> Tensor:
         odd = torch.stack([below, centres], 3).flatten(2)
         corners = torch.stack([even, odd], 2).flatten(1, 2)
         wibble, used = wibble / decay, used + 3 * n * n
-    lowest = corners.amin((1, 2), keepdim=True)
-    return (corners - lowest) / (corners.amax((1, 2), keepdim=True) - lowest).clamp_min(TINY)
+    return corners
+
+
+def scaled(heights: Tensor, normalization: Normalization) -> Tensor:
+    """Maps [B, S, S] of heights -> in [0, 1]: 0 at 1/2 and HIGHEST at 1, or each from its lowest to its highest."""
+    if normalization == "global":
+        return (heights / HIGHEST + 1).clamp(0, 2) / 2
+    lowest = heights.amin((1, 2), keepdim=True)
+    return (heights - lowest) / (heights.amax((1, 2), keepdim=True) - lowest).clamp_min(TINY)

@@ -46,7 +46,7 @@ class Scene:
 
 def ascend(target: Target, x: Tensor, y: Tensor, scene: Scene, steps: int, stop: Stop) -> Tensor:
     """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]: the first rendering that fools, else the last."""
-    x_adv = x.clone()
+    target, x_adv = target.following(len(x)), x.clone()
     work = _Work(x, y, scene)
     for _ in range(steps):
         down = torch.zeros(len(work.place), dtype=torch.bool, device=x.device)

@@ -70,6 +70,7 @@ class MSD:
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""
+        target = target.following(len(x))
         best, standing = x.clone(), torch.arange(len(x), device=x.device)
         x_adv, largest = x.clone(), torch.full((len(x),), -torch.inf, device=x.device)
         for step in range(self.steps):

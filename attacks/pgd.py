@@ -72,6 +72,7 @@ class PGD:
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""
+        target = target.following(len(x))
         aims = goals(target, x, y, self.loss, targeted_margin, self.targets)
         pairs = [(restart, rank) for restart in range(self.restarts) for rank in range(len(aims))]
         return on_survivors([partial(self._start, aims, *pair) for pair in pairs], target, x, y, noise)

@@ -21,6 +21,7 @@ def on_survivors(trials: Iterable[Trial], target: Target, x: Tensor, y: Tensor, 
     A trial is called with (target, x, y, noise, rows) of these images, where rows [n] are their places in x, and
     returns (x_adv [n, ...], fooled [n] bool). An image that nothing fools keeps what the last trial made of it.
     """
+    target = target.following(len(x))
     x_adv, standing = x.clone(), torch.arange(len(x), device=x.device)
     for trial in trials:
         if len(standing) == 0:

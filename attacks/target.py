@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.parameter import is_lazy
 
 from attacks.losses import Loss
+from attacks.scale import Scales
 
 Precision = Literal["float32", "bfloat16"]
 Render = Callable[[Tensor, slice], Tensor]
@@ -64,6 +65,7 @@ class Target:
         self._rows: Tensor | None = None
         self._passes = [0, 0]  # FORWARD, BACKWARD; shared with every view
         self._per_image: Tensor | None = None
+        self._scales: Scales | None = None  # shared with every view
 
     @property
     def forward_passes(self) -> int:
@@ -76,10 +78,19 @@ class Target:
         return self._passes[BACKWARD]
 
     def counting(self, images: int) -> Target:
-        """The same target, keeping counts image by image for `images` images; see `passes_per_image`."""
+        """The same target, keeping counts image by image for `images` images; see `passes_per_image`. It `follows`."""
         view = copy.copy(self)
         view._rows = torch.arange(images)
         view._per_image = torch.zeros(2, images, dtype=torch.int64)
+        view._scales = Scales(images)
+        return view
+
+    def following(self, images: int) -> Target:
+        """The same target for `images` images, shown at an ordinary scale of their logits; see `attacks.scale`."""
+        if self._scales is not None:
+            return self
+        view = copy.copy(self)
+        view._rows, view._scales = torch.arange(images), Scales(images)
         return view
 
     def __getitem__(self, rows: Tensor | slice) -> Target:
@@ -101,16 +112,20 @@ class Target:
         return _narrowed(self._forward(self.quick, x), x)
 
     def true_logits(self, x: Tensor) -> Tensor:
-        """The logits of the model itself, for verdicts: in float32, or in float64 where that is what it returns."""
-        return self._forward(self.model, x)
+        """The logits of the model itself, at their own scale, for verdicts: in float32, or in float64 where that is what
+        it returns.
+        """
+        return self._forward(self.model, x, shown=False)
 
-    def _forward(self, model: nn.Module, x: Tensor) -> Tensor:
+    def _forward(self, model: nn.Module, x: Tensor, shown: bool = True) -> Tensor:
         if len(x) == 0:
             return torch.empty(0, 1, device=x.device)
 
         def run(rows: slice) -> Tensor:
             with torch.no_grad(), true_float32():
-                return _called(model, x[rows])
+                logits = _called(model, x[rows])
+            seen = self._seen(logits, rows)
+            return seen if shown else logits
 
         parts = []
         for rows, logits in self._batches(x, run):
@@ -134,6 +149,7 @@ class Target:
                 image = variable if render is None else render(variable, rows)
                 logits = _narrowed(_called(self.quick, image), x)
             with torch.enable_grad():
+                logits = self._seen(logits, rows)
                 value = loss(logits, y[rows])
                 grad = _slope(value.sum(), variable)
             return value.detach(), grad, logits.detach()
@@ -161,6 +177,7 @@ class Target:
             with torch.enable_grad(), self._mixed(x.device):
                 logits = _narrowed(_called(self.quick, variable), x)
             with torch.enable_grad():
+                logits = self._seen(logits, rows)
                 margins = logits.gather(1, classes[rows]) - logits.gather(1, y[rows, None])
                 sums = margins.sum(0).unbind()
                 last = len(sums) - 1
@@ -207,6 +224,12 @@ class Target:
             return nullcontext()
         return torch.autocast(device.type, dtype=torch.bfloat16)
 
+    def _seen(self, logits: Tensor, rows: slice) -> Tensor:
+        """The logits of these rows as an attack sees them."""
+        if self._scales is None or self._rows is None:
+            return logits
+        return self._scales.show(logits, self._rows[rows])
+
     def _count(self, rows: slice, *kinds: int) -> None:
         for kind in kinds:
             self._passes[kind] += rows.stop - rows.start
@@ -246,7 +269,7 @@ class _Pass(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, target: Target) -> Tensor:
         with torch.enable_grad():
             variable = x.detach().requires_grad_(True)
-            logits = _called(target.quick, variable)
+            logits = target._seen(_called(target.quick, variable), slice(0, len(x)))
         target._count(slice(0, len(x)), FORWARD)
         ctx.target, ctx.variable, ctx.logits = target, variable, logits
         return logits.detach().clone()

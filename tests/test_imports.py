@@ -97,6 +97,7 @@ def test_the_only_lists_are_complete():
         "losses",
         "noise",
         "latent",
+        "scale",
         "survivors",
         "closest",
         "decision",

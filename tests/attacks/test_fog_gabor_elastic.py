@@ -11,7 +11,7 @@ from oracles import saturated_images, small_cnn
 
 from attacks.contract import ThreatModel
 from attacks.elastic import Elastic, smooth, warp
-from attacks.fog import WIBBLE, Fog, plasma
+from attacks.fog import HIGHEST, WIBBLE, Fog, plasma, scaled
 from attacks.gabor import Gabor, correlate, gabor_kernels, random_kernels, spectra, spread
 from attacks.noise import Noise
 from attacks.target import Target
@@ -23,14 +23,18 @@ def x_of(shape, count=2, seed=0):
     return torch.rand(count, *shape, generator=torch.Generator().manual_seed(seed)).double()
 
 
-def slow_warp(image, flow):
-    """Bilinear sampling at identity + flow by loops; corners aligned, black outside."""
+def slow_warp(image, flow, align_corners):
+    """Bilinear sampling at identity + flow by loops; black outside. The grid ends at centres or at edges of pixels."""
     _, height, width = image.shape
     out = torch.zeros_like(image)
+
+    def pixel(place, side):
+        return (place + 1) / 2 * (side - 1) if align_corners else ((place + 1) * side - 1) / 2
+
     for row in range(height):
         for column in range(width):
-            across = (2 * column / (width - 1) - 1 + float(flow[0, row, column]) + 1) / 2 * (width - 1)
-            down = (2 * row / (height - 1) - 1 + float(flow[1, row, column]) + 1) / 2 * (height - 1)
+            across = pixel(2 * column / (width - 1) - 1 + float(flow[0, row, column]), width)
+            down = pixel(2 * row / (height - 1) - 1 + float(flow[1, row, column]), height)
             for r in (math.floor(down), math.floor(down) + 1):
                 for c in (math.floor(across), math.floor(across) + 1):
                     weight = (1 - abs(down - r)) * (1 - abs(across - c))
@@ -39,12 +43,19 @@ def slow_warp(image, flow):
     return out
 
 
-def test_warp_is_bilinear_sampling():
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_warp_is_bilinear_sampling(align_corners):
     x = x_of((3, 6, 9))
     flow = (x_of((2, 6, 9), seed=1) - 0.5) * 0.6
-    expected = torch.stack([slow_warp(image, field) for image, field in zip(x, flow, strict=True)])
-    assert torch.allclose(warp(x, flow, True), expected, atol=1e-12)
-    assert torch.allclose(warp(x, torch.zeros_like(flow), True), x, atol=1e-12)
+    expected = torch.stack([slow_warp(image, field, align_corners) for image, field in zip(x, flow, strict=True)])
+    assert torch.allclose(warp(x, flow, align_corners), expected, atol=1e-12)
+    assert torch.allclose(warp(x, torch.zeros_like(flow), align_corners), x, atol=1e-12) == align_corners
+
+
+def test_elastic_samples_as_the_authors_code_does_unless_asked_otherwise():
+    x, flow = x_of((3, 8, 8)), (x_of((2, 8, 8), seed=1) - 0.5) * 0.2
+    expected = warp(x, smooth(flow, 25, 3.0), False).clamp(0, 1)
+    assert torch.equal(Elastic(ThreatModel("own", 0.5)).render(flow, x), expected)
 
 
 def test_smoothing_is_a_gaussian_with_reflected_borders():
@@ -65,25 +76,36 @@ def test_smoothing_does_not_lengthen_a_flow():
     assert smooth(flow, 25, 3.0).abs().max() <= flow.abs().max() + 1e-12
 
 
-@pytest.mark.parametrize("attack, latent", [(Fog(OWN), 255), (Fog(OWN, roll=1, stretch=False), 255)])
+@pytest.mark.parametrize(
+    "attack, latent", [(Fog(OWN), 255), (Fog(OWN, roll=1, normalization="image", stretch=False), 255)]
+)
 def test_fog_is_a_blend_towards_white_inside_its_bound(attack, latent):
     x, v = x_of((3, 8, 8)), x_of((latent,), seed=4)
     eps = attack.threat.eps / 255
-    fog = plasma(v, attack.decay, attack.roll)[:, None, 4:12, 4:12]
+    fog = scaled(plasma(v, attack.decay, attack.roll), attack.normalization)[:, None, 4:12, 4:12]
     brightest = x.amax((2, 3), keepdim=True)
     scale = (1.0 if attack.stretch else brightest) / (brightest + eps)
     assert torch.allclose(attack.render(v, x), ((x + eps * fog) * scale).clamp(0, 1))
     assert fog.min() >= 0 and fog.max() <= 1
 
 
-def test_plasma_covers_the_unit_interval_image_by_image():
+def test_a_map_fills_the_unit_interval_only_where_each_image_is_scaled_by_itself():
     v = x_of((255,), count=3, seed=5)
-    together = plasma(v, 2.0, 2)
-    assert together.shape == (3, 16, 16)
-    assert torch.allclose(together.amin((1, 2)), torch.zeros(3).double(), atol=1e-9)
-    assert torch.allclose(together.amax((1, 2)), torch.ones(3).double(), atol=1e-6)
+    heights = plasma(v, 2.0, 2)
+    assert heights.shape == (3, 16, 16)
+    own, common = scaled(heights, "image"), scaled(heights, "global")
+    assert torch.allclose(own.amin((1, 2)), torch.zeros(3).double(), atol=1e-9)
+    assert torch.allclose(own.amax((1, 2)), torch.ones(3).double(), atol=1e-6)
+    assert torch.allclose(common, 0.5 + heights / (2 * HIGHEST)), "none of these reaches the limit"
+    assert (common.amax((1, 2)) - common.amin((1, 2))).max() < 0.6
     for row in range(3):
-        assert torch.allclose(plasma(v[row : row + 1], 2.0, 2)[0], together[row])
+        assert torch.allclose(plasma(v[row : row + 1], 2.0, 2)[0], heights[row])
+
+
+def test_fog_stays_in_the_unit_interval_where_its_map_is_higher_than_any_drawn_at_random():
+    heights = plasma(torch.ones(1, 4095), 2.0, 2)
+    assert heights.max() > HIGHEST
+    assert scaled(heights, "global").max() == 1 and scaled(-heights, "global").min() == 0
 
 
 @pytest.mark.parametrize("decay, roll", [(2.0, 1), (3.0, 2)])
@@ -114,8 +136,7 @@ def test_plasma_is_diamond_square_on_a_torus(decay, roll):
                     grid[place] = np.mean([grid[one] for one in near]) + wibble * (2 * v[used] - 1)
                     used += 1
         step, wibble = half, wibble / decay
-    expected = (grid - grid.min()) / (grid.max() - grid.min())
-    assert np.allclose(plasma(torch.tensor([v], dtype=torch.float64), decay, roll)[0].numpy(), expected, atol=1e-12)
+    assert np.allclose(plasma(torch.tensor([v], dtype=torch.float64), decay, roll)[0].numpy(), grid, atol=1e-10)
 
 
 def test_gabor_kernels_are_their_formula():
@@ -178,7 +199,7 @@ def test_gradients_of_the_renderings(name):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda steps: Fog(ThreatModel("own", 1000), steps, step=0.05),
+        lambda steps: Fog(ThreatModel("own", 1000), steps, step=0.2),
         lambda steps: Gabor(ThreatModel("own", 100), steps, step=0.1),
         lambda steps: Elastic(ThreatModel("own", 1.5), steps, step=0.3, kernel=5, std=1.0),
     ],
@@ -199,6 +220,7 @@ def test_ascent_is_stronger_than_its_random_start(make):
     [
         (lambda: Fog(ThreatModel("Linf", 0.1)), "own"),
         (lambda: Fog(OWN, roll=3), "got roll = 3, decay = 2.0"),
+        (lambda: Fog(OWN, normalization="batch"), "normalization = 'batch' is not one of 'global', 'image'"),
         (lambda: Elastic(OWN, kernel=4), "got kernel = 4, std = 3.0"),
         (lambda: Gabor(OWN, steps=0), "got steps = 0, step = None"),
     ],
