@@ -11,7 +11,7 @@ import copy
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -57,7 +57,8 @@ class Target:
     ) -> None:
         check_values(model)
         if not allow_training and in_training(model):
-            raise ModelError("the model is in training mode, where batch statistics leak; call model.eval() first")
+            when = "before torch.export" if any(map(_exported, model.modules())) else "first"
+            raise ModelError(f"the model is in training mode, where batch statistics leak; call model.eval() {when}")
         self.model, self.quick = model, model if quick is None else quick
         self.batch_size = batch_size
         self._fits = [sys.maxsize]  # images that the memory was found to hold in one pass; shared with every view
@@ -319,9 +320,14 @@ def in_training(module: nn.Module) -> bool:
     """Whether a module or one in it is in training mode. Of an exported program the flags say so whatever it was
     exported in, and cannot be changed; its operators know.
     """
-    if isinstance(module, fx.GraphModule) and "eval" in vars(module):
+    if _exported(module):
         return any(map(_trains, module.graph.nodes))
     return module.training or any(map(in_training, module.children()))
+
+
+def _exported(module: nn.Module) -> TypeGuard[fx.GraphModule]:
+    """Whether this is a program of torch.export, whose own eval() refuses."""
+    return isinstance(module, fx.GraphModule) and "eval" in vars(module)
 
 
 def _trains(node: fx.Node) -> bool:

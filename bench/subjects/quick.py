@@ -12,6 +12,7 @@ import sys
 import warnings
 from copy import deepcopy
 from functools import cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -25,6 +26,7 @@ SAMPLE = 16  # images that are compared, at most
 SHARES = (0.0, 0.02, 0.2, 1.0)  # of the way from an image to noise: itself, near it, at the edge of a ball, anywhere
 ROUNDING = 3e-4  # of the spread of a row of logits: the square root of float32's unit in the last place
 KINKS = 0.25  # share of gradients that may differ: where rounding carries a ReLU across 0 they do
+Layer = TypeVar("Layer", bound=nn.Module)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -53,9 +55,9 @@ def arranged(model: nn.Module) -> nn.Module:
     """The copy, whether or not it is the same function. Raises whatever tracing raises."""
     traced = fx.symbolic_trace(deepcopy(model).requires_grad_(False))
     for node in list(traced.graph.nodes):
-        norm, call = _called(traced, node, nn.BatchNorm2d), node.args[0] if node.args else None
+        call, norm = node.args[0] if node.args else None, _called(traced, node, nn.BatchNorm2d)
         convolution = _called(traced, call, nn.Conv2d)
-        if norm is None or convolution is None or len(call.users) > 1:
+        if not isinstance(call, fx.Node) or norm is None or convolution is None or len(call.users) > 1:
             continue
         call.target = f"folded_{call.name}"  # a new module: the old one may be called again, with another norm or none
         traced.add_submodule(call.target, fuse_conv_bn_eval(convolution, norm))
@@ -70,12 +72,12 @@ def arranged(model: nn.Module) -> nn.Module:
     return traced.eval()
 
 
-def _called(traced: fx.GraphModule, node: object, kind: type[nn.Module]) -> nn.Module | None:
+def _called(traced: fx.GraphModule, node: object, kind: type[Layer]) -> Layer | None:
     """The module that a node of the graph calls, if it is of that kind and of no class derived from it."""
     if not isinstance(node, fx.Node) or node.op != "call_module":
         return None
     module = traced.get_submodule(str(node.target))
-    return module if type(module) is kind else None
+    return module if isinstance(module, kind) and type(module) is kind else None
 
 
 def _known(module: nn.Module) -> bool:
