@@ -51,8 +51,8 @@ class Training:
     @property
     def training_id(self) -> str:
         """Names the folder of all it makes, with a hash of all that can change it."""
-        sha256 = self.dataset.train.sha256
-        return ids.training_of_recipe(self.recipe.resolved, self.dataset.name, sha256, self.arch, self.seed)
+        resolved, sha256 = self.recipe.resolved(self.arch), self.dataset.train.sha256
+        return ids.training_of_recipe(resolved, self.dataset.name, sha256, self.arch, self.seed)
 
     @property
     def archs(self) -> tuple[str, ...]:
@@ -63,7 +63,7 @@ class Training:
     def teacher(self) -> tuple[Training, str] | None:
         """The training that the frozen teacher comes from, and its run id; of the same data and seed."""
         taught, sha256 = self.recipe.teacher, self.dataset.train.sha256
-        run_id = ids.teacher_of(self.recipe.resolved, self.dataset.name, sha256, self.arch, self.seed)
+        run_id = ids.teacher_of(self.recipe.resolved(self.arch), self.dataset.name, sha256, self.arch, self.seed)
         if taught is None or run_id is None:
             return None
         return replace(self, recipe=taught.recipe, arch=taught.arch or self.arch), run_id
@@ -207,7 +207,7 @@ class Training:
             training_id=self.training_id,
             trainer=self.recipe.trainer_name,
             recipe=self.recipe.name,
-            settings=self.recipe.resolved["settings"],
+            settings=self.recipe.resolved(self.arch)["settings"],
             dataset=self.dataset.name,
             images_sha256=self.dataset.train.sha256,
             arch=network.arch,
