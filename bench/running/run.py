@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from attacks.target import Precision
+from attacks.target import ModelError, Precision
 from bench.ground.config import UserError
 from bench.ground.locks import locked
 from bench.ground.pace import Pace
@@ -374,6 +374,8 @@ def _train(training: Training, results: Results, progress: Progress) -> None:
     run_id = training.run_ids[0]
     try:
         training.run(results, progress)
+    except ModelError as error:
+        raise UserError(str(error)) from error
     except (UserError, TrainingError):
         raise
     except Exception as error:

@@ -126,7 +126,7 @@ class Ensemble(nn.Module):
         self.networks = nn.ModuleList(networks)
 
     def forward(self, x: Tensor) -> Tensor:
-        logs = torch.stack([F.log_softmax(network(x), 1) for network in self.networks])
+        logs = torch.stack([F.log_softmax(network(x.clone()), 1) for network in self.networks])  # one may write into it
         return logs.logsumexp(0) - math.log(len(self.networks))
 
 
@@ -232,6 +232,7 @@ def create(
         if seed is not None:
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs too
         model = _from_factory(name, shape, classes) if ":" in name else MODELS[name](shape, classes)
+        _materialise(model, name, shape)
     return with_normalization(model, shape, normalize).eval()
 
 
@@ -285,6 +286,17 @@ def quick(model: nn.Module) -> nn.Module:
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     return traced
+
+
+def _materialise(model: nn.Module, name: str, shape: Shape) -> None:
+    """Lazy layers get their shapes, and so their initial weights, from one grey image. Raises UserError."""
+    if not any(nn.parameter.is_lazy(value) for value in (*model.parameters(), *model.buffers())):
+        return
+    try:
+        with torch.no_grad():
+            model.eval()(torch.full((1, *shape), 0.5))
+    except Exception as error:  # whatever the user's code raises is the user's to read
+        raise UserError(f"{name}: its lazy layers fail on an image {shape}: {type(error).__name__}: {error}") from error
 
 
 @cache
