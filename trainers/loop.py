@@ -328,7 +328,7 @@ def _check_cohort(trainer: Trainer, networks: Sequence[nn.Module], teachers: Seq
     states = [torch.cat([p.detach().flatten().cpu() for p in network.parameters()]) for network in networks]
     for i, first in enumerate(states):
         if any(torch.equal(first, other) for other in states[i + 1 :]):
-            raise ValueError("networks of a cohort start from equal weights, so they would teach each other nothing")
+            raise ModelError("networks of a cohort start from equal weights, so they would teach each other nothing")
 
 
 def _remember(state: Fit, report: EpochReport, run: _Run) -> None:
