@@ -157,20 +157,9 @@ class _Run:
     ) -> None:
         self.trainer, self.networks, self.train, self.schedule = trainer, list(networks), train, schedule
         self.teachers, self.seed, self.augment, self.flip = teachers, seed, augment, flip
-        self.averages = []
-        if schedule.ema:
-            self.averages = [copied(n, f"network {i}").requires_grad_(False) for i, n in enumerate(networks, 1)]
-        self.optimizers = [
-            torch.optim.SGD(
-                network.parameters(),
-                lr=schedule.lr,
-                momentum=schedule.momentum,
-                nesterov=schedule.nesterov,
-                weight_decay=schedule.weight_decay,
-                fused=True,
-            )
-            for network in networks
-        ]
+        who = [f"network {n}" for n in range(1, len(networks) + 1)]
+        self.averages = [copied(*one) for one in zip(networks, who, strict=True)] if schedule.ema else []
+        self.optimizers = [_optimizer(*one, schedule) for one in zip(networks, who, strict=True)]
 
     @property
     def judged(self) -> list[nn.Module]:
@@ -254,7 +243,8 @@ class _Run:
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                optimizer.step()
+                with in_words("a step of the optimiser fails"):
+                    optimizer.step()
         return total / len(self.networks) / rounds_of(self.trainer)
 
     def _differentiate(self, cohort: Cohort, x: Tensor, y: Tensor) -> Tensor:
@@ -329,6 +319,19 @@ def _check_cohort(trainer: Trainer, networks: Sequence[nn.Module], teachers: Seq
     for i, first in enumerate(states):
         if any(torch.equal(first, other) for other in states[i + 1 :]):
             raise ModelError("networks of a cohort start from equal weights, so they would teach each other nothing")
+
+
+def _optimizer(network: nn.Module, who: str, schedule: Schedule) -> torch.optim.SGD:
+    """Raises ModelError for weights that it does not take, such as complex ones."""
+    with in_words(f"{who} has weights that cannot be trained"):
+        return torch.optim.SGD(
+            network.parameters(),
+            lr=schedule.lr,
+            momentum=schedule.momentum,
+            nesterov=schedule.nesterov,
+            weight_decay=schedule.weight_decay,
+            fused=True,
+        )
 
 
 def _remember(state: Fit, report: EpochReport, run: _Run) -> None:

@@ -103,13 +103,16 @@ def check_trainable(network: nn.Module, who: str) -> None:
 
 
 def copied(network: nn.Module, who: str) -> nn.Module:
-    """A deep copy. What passes have left in attributes, as weight norm leaves the weight that it computes, comes as a
-    constant until the next pass. Raises ModelError for a network that cannot be copied.
+    """A deep copy without gradients. What passes have left in attributes, as weight norm leaves the weight that it
+    computes, comes as a constant until the next pass. Raises ModelError for a network that cannot be copied.
     """
     left = (value for module in network.modules() for value in _tensors(vars(module)) if not value.is_leaf)
     memo: dict[int, Any] = {id(value): value.detach().clone() for value in left}
     with in_words(f"{who} cannot be copied, which averages of weights (schedule.ema) need"):
-        return copy.deepcopy(network, memo)
+        average = copy.deepcopy(network, memo)
+    for parameter in average.parameters():
+        parameter.detach_()  # copies of scripted networks remember what they are copied from
+    return average
 
 
 def _tensors(value: Any) -> Iterable[Tensor]:

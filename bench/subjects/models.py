@@ -233,6 +233,7 @@ def create(
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs too
         model = _from_factory(name, shape, classes) if ":" in name else MODELS[name](shape, classes)
         _materialise(model, name, shape)
+    _unfold(model)
     return with_normalization(model, shape, normalize).eval()
 
 
@@ -297,6 +298,14 @@ def _materialise(model: nn.Module, name: str, shape: Shape) -> None:
             model.eval()(torch.full((1, *shape), 0.5))
     except Exception as error:  # whatever the user's code raises is the user's to read
         raise UserError(f"{name}: its lazy layers fail on an image {shape}: {type(error).__name__}: {error}") from error
+
+
+def _unfold(model: nn.Module) -> None:
+    """Expanded buffers get memory for each of their values: nothing can be loaded into those, or averaged in them."""
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.numel() > 1 and 0 in buffer.stride():
+                setattr(module, name, buffer.contiguous())
 
 
 @cache

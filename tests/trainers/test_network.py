@@ -249,6 +249,36 @@ def test_weights_that_are_computed_can_be_averaged_and_resumed(name: str, kind: 
     assert not torch.equal(expected.last[0].state["0.bias"], ended[0].state_dict()["0.bias"]), "it is an average"
 
 
+def test_a_scripted_network_can_be_averaged():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scripted = torch.jit.script(small_cnn(1, 2, 0))
+    ends = [train("at", EVERYTHING, group=[network])[1].last[0].state for network in (scripted, small_cnn(1, 2, 0))]
+    assert all(torch.allclose(value, ends[1][name], atol=1e-5) for name, value in ends[0].items())
+
+
+def test_weights_that_the_optimiser_does_not_take_are_a_sentence():
+    group = own(after=lambda z, own: z + own.table(torch.zeros(len(z), dtype=torch.long)))
+    group[0].table = nn.Embedding(2, 2, sparse=True)
+    with pytest.raises(ModelError, match=r"a step of the optimiser fails: RuntimeError: .*sparse"):
+        train("at", ONE, group=group)
+
+
+def test_what_awp_forgets_is_forgotten_too_where_a_network_puts_new_buffers_in_place_of_the_old():
+    """A running mean of its own: one update a batch, that of the second pass."""
+
+    def counting(z: Tensor, own: Own) -> Tensor:
+        if own.training:
+            own.seen = own.seen + 1
+        return z
+
+    for schedule in (ONE, dataclasses.replace(ONE, awp=0.01)):
+        group = own(after=counting)
+        group[0].register_buffer("seen", torch.zeros(1))
+        train("at", schedule, group=group)
+        assert group[0].seen == 3, "three batches"
+
+
 def test_a_copy_computes_its_own_weights():
     network = old_weight_norm(small_cnn(1, 2, 0)).train()
     x = stripes(4).x
