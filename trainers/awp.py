@@ -24,10 +24,14 @@ TINY = 1e-20  # where a gradient is zero; that of the authors' code
 
 @contextmanager
 def buffers_kept(networks: Sequence[nn.Module]) -> Iterator[None]:
-    """Buffers are afterwards what they were."""
-    buffers = [buffer for network in networks for buffer in network.buffers()]
-    with _kept(buffers):
+    """Buffers are afterwards what they were, also where a network puts new ones in their place."""
+    modules = [module for network in networks for module in network.modules()]
+    buffers = [(module, *one) for module in modules for one in module.named_buffers(recurse=False)]
+    with _kept([buffer for *_, buffer in buffers]):
         yield
+    for module, name, buffer in buffers:
+        if getattr(module, name) is not buffer:
+            setattr(module, name, buffer)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ Cohort is what a method sees of a batch: which network attacks which image with 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
@@ -18,10 +18,10 @@ from attacks.contract import ThreatModel
 from attacks.losses import Loss
 from attacks.noise import Noise
 from attacks.pgd import PGD, Start, ascend, start_point
-from attacks.target import Precision, Target
+from attacks.target import ModelError, Precision, Target
+from trainers.network import Mode, called, in_mode, masked_words, masks
 
 T = TypeVar("T")
-Mode = Literal["eval", "train"]
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,7 @@ class Cohort:
         self.round = 0  # counted by the loop where a method has several `rounds`
         self.forward_passes = 0
         self.backward_passes = 0
+        self._masked: dict[str, Tensor] = {}  # who -> bool on the device: no GPU is waited for before it is read
         self._made: list[Any] = []
         self._kept: Iterator[Any] | None = None
 
@@ -180,31 +181,27 @@ class Cohort:
         return self.noise.fork("network", n)
 
     def logits(self, n: int, x: Tensor, mode: Mode = "train", grad: bool = True) -> Tensor:
-        """Network n on x [B, C, H, W] -> logits [B, K] float32; with grad=False a constant."""
-        return self._forward(self.networks[n], x, mode, grad)
+        """Network n on x [B, C, H, W], of which it sees a copy -> logits [B, K] float32 (float64 where it makes these);
+        with grad=False a constant. Raises ModelError for whatever else comes of it.
+        """
+        return self._forward(self.networks[n], f"network {n + 1}", x, mode, grad)
 
     def taught(self, x: Tensor) -> Tensor:
         """The frozen teacher on x [B, C, H, W], in evaluation mode -> logits [B, K] float32, a constant."""
         (teacher,) = self.teachers
-        return self._forward(teacher, x, "eval", grad=False)
+        return self._forward(teacher, "the teacher", x, "eval", grad=False)
 
-    def _forward(self, network: nn.Module, x: Tensor, mode: Mode, grad: bool) -> Tensor:
+    def check_masks(self) -> None:
+        """Raises ModelError where a network, so far, has returned -inf for a class: see `trainers.network.masks`."""
+        for who, found in self._masked.items():
+            if found:
+                raise ModelError(masked_words(who))
+
+    def _forward(self, network: nn.Module, who: str, x: Tensor, mode: Mode, grad: bool) -> Tensor:
         autocast = nullcontext() if self.precision == "float32" else torch.autocast(x.device.type, torch.bfloat16)
         with in_mode(network, mode), torch.set_grad_enabled(grad), autocast:
-            out = network(x)
+            out = called(network, x, who)
+        self._masked[who] = self._masked.get(who, False) | masks(out)
         self.forward_passes += len(x)
         self.backward_passes += len(x) if grad else 0
         return out.float() if self.precision == "bfloat16" else out
-
-
-@contextmanager
-def in_mode(network: nn.Module, mode: Mode) -> Iterator[None]:
-    """The network in training or evaluation mode, and as it was afterwards."""
-    before, wanted = network.training, mode == "train"
-    if before != wanted:
-        network.train(wanted)
-    try:
-        yield
-    finally:
-        if before != wanted:
-            network.train(before)

@@ -8,7 +8,6 @@ killed and started again ends in the same bits. `best` is chosen by PGD accuracy
 
 from __future__ import annotations
 
-import copy
 import math
 import resource
 import sys
@@ -22,10 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from attacks.noise import Noise, derive_seed
+from attacks.target import ModelError
 from trainers import awp, ema
 from trainers.checkpoint import Checkpoint
 from trainers.contract import Cohort, Trainer, perturbations, rounds_of, teachers_of
 from trainers.health import EpochReport, TrainingError, health
+from trainers.network import check_last_batch, check_trainable, copied, in_words
 from trainers.schedule import Schedule
 from trainers.validation import Measured, Split, measure
 
@@ -94,10 +95,12 @@ def fit(
     offsets, flips) -> x, see `data.augment`. checkpoint: file that is written whole after every epoch, and within
     an epoch when it is `minutes` old, and continued from; identity: what training it belongs to. SIGINT and SIGTERM
     wait for the end of the batch (or of the validation) and its checkpoint. Raises ValueError for a cohort that
-    does not fit, TrainingError when loss or logits are no numbers and for a checkpoint that is damaged or another
-    training's, OSError when the checkpoint cannot be written.
+    does not fit, ModelError (which is one) for a network that cannot be trained, TrainingError when loss or logits are
+    no numbers and for a checkpoint that is damaged or another training's, OSError when the checkpoint cannot be
+    written.
     """
     _check_cohort(trainer, networks, teachers)
+    check_last_batch(networks, train.x, schedule.batch_size)
     if train.x.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(train.x.device)
     run = _Run(trainer, networks, teachers, train, schedule, seed, augment if schedule.augment else None, flip)
@@ -154,18 +157,9 @@ class _Run:
     ) -> None:
         self.trainer, self.networks, self.train, self.schedule = trainer, list(networks), train, schedule
         self.teachers, self.seed, self.augment, self.flip = teachers, seed, augment, flip
-        self.averages = [copy.deepcopy(n).requires_grad_(False) for n in networks] if schedule.ema else []
-        self.optimizers = [
-            torch.optim.SGD(
-                network.parameters(),
-                lr=schedule.lr,
-                momentum=schedule.momentum,
-                nesterov=schedule.nesterov,
-                weight_decay=schedule.weight_decay,
-                fused=True,
-            )
-            for network in networks
-        ]
+        who = [f"network {n}" for n in range(1, len(networks) + 1)]
+        self.averages = [copied(*one) for one in zip(networks, who, strict=True)] if schedule.ema else []
+        self.optimizers = [_optimizer(*one, schedule) for one in zip(networks, who, strict=True)]
 
     @property
     def judged(self) -> list[nn.Module]:
@@ -214,6 +208,10 @@ class _Run:
             _set_random_states(partial.random, self.train.x)
             for step in range(partial.batches, len(batches)):
                 partial.loss += self._step(cohort, batches[step], epoch, self.schedule.lr_at(epoch, step, len(batches)))
+                if step in (0, len(batches) - 1):
+                    cohort.check_masks()
+                if epoch == 1 and step == 0 and rounds_of(self.trainer) == 1:
+                    self._check_first(float(partial.loss))
                 decay = ema.decay_at(self.schedule.ema, (epoch - 1) * len(batches) + step)
                 for average, network in zip(self.averages, self.networks, strict=False):
                     ema.update(average, network, decay)
@@ -245,7 +243,8 @@ class _Run:
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                optimizer.step()
+                with in_words("a step of the optimiser fails"):
+                    optimizer.step()
         return total / len(self.networks) / rounds_of(self.trainer)
 
     def _differentiate(self, cohort: Cohort, x: Tensor, y: Tensor) -> Tensor:
@@ -253,8 +252,30 @@ class _Run:
         loss = torch.stack(self.trainer.batch_loss(cohort, x, y)).sum()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        if loss.requires_grad:
+            with in_words("the backward pass of the training fails"):
+                loss.backward()
+        for n, network in enumerate(self.networks, 1):
+            if all(parameter.grad is None for parameter in network.parameters()):
+                raise ModelError(
+                    f"no gradient reaches the weights of network {n}: its forward pass in training mode runs under "
+                    "no_grad, or detaches what it computes"
+                )
         return loss.detach()
+
+    def _check_first(self, loss: float) -> None:
+        """After the first batch of all, whose numbers owe nothing to the learning rate. Raises ModelError."""
+        if not math.isfinite(loss):
+            raise ModelError(
+                f"the loss of the first batch is {loss}, before any weight has moved: no learning rate helps; look for "
+                "NaN, infinity or huge numbers in what the network computes in training mode"
+            )
+        grads = [p.grad for network in self.networks for p in network.parameters() if p.grad is not None]
+        if not all(torch.isfinite(grad).all() for grad in grads):
+            raise ModelError(
+                f"the gradient of the first batch is no number, though its loss is {loss:.3g}: no learning rate helps; "
+                "look for a square root or a norm of 0 in what the network computes in training mode"
+            )
 
     def _measure(self, n: int, epoch: int, validation: Split) -> Measured:
         """Network n on the validation images, against everything that it is trained against."""
@@ -263,7 +284,7 @@ class _Run:
         try:
             return measure(self.judged[n], validation, types, steps, seed, self.schedule.precision)
         except TrainingError as error:
-            raise TrainingError(f"network {n + 1} after epoch {epoch}: {error}; lower the learning rate") from error
+            raise TrainingError(f"network {n + 1} after epoch {epoch}: {error}") from error
 
     def content(self, state: Fit, partial: Partial) -> dict[str, Any]:
         """Everything that a training goes on from, for the checkpoint."""
@@ -292,10 +313,25 @@ def _check_cohort(trainer: Trainer, networks: Sequence[nn.Module], teachers: Seq
         raise ValueError(f"{type(trainer).__name__} trains {trainer.members} network(s); got {len(networks)}")
     if len(teachers) != teachers_of(trainer):
         raise ValueError(f"{type(trainer).__name__} has {teachers_of(trainer)} frozen teacher(s); got {len(teachers)}")
+    for n, network in enumerate(networks, 1):
+        check_trainable(network, f"network {n}")
     states = [torch.cat([p.detach().flatten().cpu() for p in network.parameters()]) for network in networks]
     for i, first in enumerate(states):
         if any(torch.equal(first, other) for other in states[i + 1 :]):
-            raise ValueError("networks of a cohort start from equal weights, so they would teach each other nothing")
+            raise ModelError("networks of a cohort start from equal weights, so they would teach each other nothing")
+
+
+def _optimizer(network: nn.Module, who: str, schedule: Schedule) -> torch.optim.SGD:
+    """Raises ModelError for weights that it does not take, such as complex ones."""
+    with in_words(f"{who} has weights that cannot be trained"):
+        return torch.optim.SGD(
+            network.parameters(),
+            lr=schedule.lr,
+            momentum=schedule.momentum,
+            nesterov=schedule.nesterov,
+            weight_decay=schedule.weight_decay,
+            fused=True,
+        )
 
 
 def _remember(state: Fit, report: EpochReport, run: _Run) -> None:

@@ -14,6 +14,7 @@ from attacks.pgd import PGD
 from attacks.target import Precision, Target
 from trainers.contract import Inner
 from trainers.health import TrainingError
+from trainers.network import masked_words, masks
 
 
 class Split(NamedTuple):
@@ -43,7 +44,8 @@ def measure(
     target = Target(network, gradient_precision=precision)
     logits = target.logits(validation.x)
     if not torch.isfinite(logits).all():
-        raise TrainingError("it returns NaN or infinity")
+        masked = bool(masks(logits))
+        raise TrainingError(masked_words("it") if masked else "it returns NaN or infinity; lower the learning rate")
     right = logits.argmax(1) == validation.y
     noise = Noise(seed, validation.ids)
 

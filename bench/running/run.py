@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from attacks.target import Precision
+from attacks.target import ModelError, Precision
 from bench.ground.config import UserError
 from bench.ground.locks import locked
 from bench.ground.pace import Pace
@@ -122,8 +122,9 @@ class TableRun:
             self.images.sha256,
             self.dataset.validation.sha256,
         )
+        arch = models.check_name(options.arch or setting.arch)
         meaning = planning.Meaning(
-            recipes={name: recipe.resolved for name, recipe in self.recipes.items()},
+            recipes={name: recipe.resolved(arch) for name, recipe in self.recipes.items()},
             members={name: recipe.trainer.members for name, recipe in self.recipes.items()},
             attacks={name: resolved for name, (_, resolved) in self.attacks.items()},
             options={"gradient_precision": options.gradient_precision},
@@ -134,7 +135,7 @@ class TableRun:
             setting,
             measured,
             meaning,
-            arch=models.check_name(options.arch or setting.arch),
+            arch=arch,
             seeds=options.seeds or setting.seeds,
             variant=("-fast" if options.fast else "") + ("-last" if options.last else ""),
         )
@@ -373,6 +374,8 @@ def _train(training: Training, results: Results, progress: Progress) -> None:
     run_id = training.run_ids[0]
     try:
         training.run(results, progress)
+    except ModelError as error:
+        raise UserError(str(error)) from error
     except (UserError, TrainingError):
         raise
     except Exception as error:

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attacks.noise import derive_seed
+from attacks.target import ModelError, Target
 from bench.ground.config import UserError
 from bench.ground.locks import locked
 from bench.ground.progress import Progress
 from bench.ground.provenance import TrainingCost, provenance
+from bench.judge.evaluate import check_logits
 from bench.ledger import ids
 from bench.ledger.folder import Results, Source
 from bench.ledger.runs import RunRecord
@@ -26,7 +28,10 @@ from bench.subjects.device import describe
 from trainers.contract import is_ensemble
 from trainers.health import EpochReport, TrainingError
 from trainers.loop import Fit, Snapshot, fit
+from trainers.network import masked_words, masks
 from trainers.validation import Split
+
+JUDGED_FIRST = 16  # validation images that a network is tried on before it is trained
 
 
 class _Network(NamedTuple):
@@ -51,8 +56,8 @@ class Training:
     @property
     def training_id(self) -> str:
         """Names the folder of all it makes, with a hash of all that can change it."""
-        sha256 = self.dataset.train.sha256
-        return ids.training_of_recipe(self.recipe.resolved, self.dataset.name, sha256, self.arch, self.seed)
+        resolved, sha256 = self.recipe.resolved(self.arch), self.dataset.train.sha256
+        return ids.training_of_recipe(resolved, self.dataset.name, sha256, self.arch, self.seed)
 
     @property
     def archs(self) -> tuple[str, ...]:
@@ -63,7 +68,7 @@ class Training:
     def teacher(self) -> tuple[Training, str] | None:
         """The training that the frozen teacher comes from, and its run id; of the same data and seed."""
         taught, sha256 = self.recipe.teacher, self.dataset.train.sha256
-        run_id = ids.teacher_of(self.recipe.resolved, self.dataset.name, sha256, self.arch, self.seed)
+        run_id = ids.teacher_of(self.recipe.resolved(self.arch), self.dataset.name, sha256, self.arch, self.seed)
         if taught is None or run_id is None:
             return None
         return replace(self, recipe=taught.recipe, arch=taught.arch or self.arch), run_id
@@ -90,7 +95,8 @@ class Training:
         ]
 
     def run(self, results: Results, progress: Progress, wait: bool = True) -> bool | None:
-        """Train from the last checkpoint on, and register every network: True. Raises UserError, TrainingError.
+        """Train from the last checkpoint on, and register every network: True. Raises UserError, TrainingError, and
+        ModelError for a network that cannot be trained or judged.
 
         False: another process trained it meanwhile. None, without `wait`: another process is at it. A teacher must be
         registered: see `to_do`.
@@ -113,6 +119,9 @@ class Training:
         teachers, source = self._load_teacher(results)
         steps = -(-len(self.dataset.train) // schedule.batch_size)
         train, validation = (_split(part, self.device) for part in (self.dataset.train, self.dataset.validation))
+        networks = self.networks()
+        for n, network in enumerate(networks, 1):
+            _check_judgeable(network, f"network {n}", validation.x[:JUDGED_FIRST], self.dataset.classes)
         progress.begin(f"training {self.training_id}", schedule.epochs * steps)
 
         def on_epoch(report: EpochReport) -> None:
@@ -121,7 +130,7 @@ class Training:
         try:
             result = fit(
                 self.recipe.trainer,
-                self.networks(),
+                networks,
                 train,
                 validation,
                 schedule,
@@ -207,7 +216,7 @@ class Training:
             training_id=self.training_id,
             trainer=self.recipe.trainer_name,
             recipe=self.recipe.name,
-            settings=self.recipe.resolved["settings"],
+            settings=self.recipe.resolved(self.arch)["settings"],
             dataset=self.dataset.name,
             images_sha256=self.dataset.train.sha256,
             arch=network.arch,
@@ -225,6 +234,17 @@ class Training:
             provenance=provenance(describe(self.device), torch.get_num_threads()),
             teacher=teacher,
         )
+
+
+def _check_judgeable(network: nn.Module, who: str, x: Tensor, classes: int) -> None:
+    """Raises ModelError for a network that could not be judged after its training, whatever it learns."""
+    try:
+        logits = Target(network).logits(x)
+        if masks(logits):
+            raise ModelError(masked_words("it"))
+        check_logits(logits, classes)
+    except ModelError as error:
+        raise ModelError(f"{who}: {error}") from error
 
 
 def _split(images: Images, device: torch.device) -> Split:

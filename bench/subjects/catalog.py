@@ -50,18 +50,23 @@ class Recipe:
     archs: tuple[str, ...] = ()
     teacher: Teacher | None = None
 
-    @property
-    def resolved(self) -> dict[str, Any]:
-        """Everything of the recipe that can change a result, defaults included: what `bench.ledger.ids` hashes."""
+    def resolved(self, arch: str) -> dict[str, Any]:
+        """Everything of the recipe that can change a result, defaults included: what `bench.ledger.ids` hashes.
+
+        arch: that of every network for which the recipe names none; what is known of it is its version, where that is
+        not 1.
+        """
         settings = settings_of(self.trainer) | {"schedule": settings_of(self.schedule)}
         resolved: dict[str, Any] = {"trainer": self.trainer_name, "version": self.trainer.version, "settings": settings}
         if self.archs:
             resolved["archs"] = list(self.archs)
+        if versions := models.versions(self.archs or (arch,)):
+            resolved["arch_versions"] = versions
         if self.teacher:
             taught = self.teacher.recipe
             resolved["teacher"] = {
                 "name": taught.name,
-                "recipe": taught.resolved,
+                "recipe": taught.resolved(self.teacher.arch or arch),
                 "member": self.teacher.member,
                 "members": taught.trainer.members,
                 "arch": self.teacher.arch,

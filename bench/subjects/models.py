@@ -5,6 +5,9 @@ He et al. 2016 (https://arxiv.org/abs/1512.03385, section 4.2, with 1x1 convolut
 same paper with a 3x3 stem and no max-pool, as CIFAR code has it. Pre-activation ResNet-18: He et al. 2016
 (https://arxiv.org/abs/1603.05027). WRN: Zagoruyko & Komodakis 2016 (https://arxiv.org/abs/1605.07146), without the
 unused block that the WRN of TRADES and its descendants carries.
+
+Initial weights: ResNet-18 and pre-activation ResNet-18 have torch's, as in the code of Rice, MART, ACT, ARD and CAT;
+the WRNs have He's, as in that of TRADES and its descendants, and so have the others, by our choice.
 """
 
 from __future__ import annotations
@@ -123,13 +126,25 @@ class Ensemble(nn.Module):
         self.networks = nn.ModuleList(networks)
 
     def forward(self, x: Tensor) -> Tensor:
-        logs = torch.stack([F.log_softmax(network(x), 1) for network in self.networks])
+        logs = torch.stack([F.log_softmax(network(x.clone()), 1) for network in self.networks])  # one may write into it
         return logs.logsumexp(0) - math.log(len(self.networks))
 
 
 def ensemble_state(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The state of the Ensemble of networks with these states."""
     return {f"networks.{n}.{name}": value for n, state in enumerate(states) for name, value in state.items()}
+
+
+def he_normal(model: nn.Module) -> nn.Module:
+    """The model with its convolutions drawn from N(0, 2 / fan-out), biases 0 (He et al. 2015,
+    https://arxiv.org/abs/1502.01852); linear layers keep torch's own.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return model
 
 
 def cnn_small(shape: Shape, classes: int) -> nn.Module:
@@ -141,27 +156,28 @@ def cnn_small(shape: Shape, classes: int) -> nn.Module:
     layers: list[nn.Module] = []
     for inputs, outputs, stride in ((channels, 32, 1), (32, 32, 1), (32, 64, 2), (64, 64, 1)):
         layers += [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * ((height + 1) // 2) * ((width + 1) // 2), classes))
+    features = 64 * ((height + 1) // 2) * ((width + 1) // 2)
+    return he_normal(nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, classes)))
 
 
 def cnn_a(shape: Shape, classes: int) -> nn.Module:
     """CNN-A: two strided convolutions and two linear layers, the layers of the published certified checkpoints."""
     channels, height, width = shape
-    return nn.Sequential(
+    return he_normal(nn.Sequential(
         nn.Conv2d(channels, 16, 4, 2, 1), nn.ReLU(),
         nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU(),
         nn.Flatten(), nn.Linear(32 * (height // 4) * (width // 4), 100), nn.ReLU(), nn.Linear(100, classes),
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def resnet8(shape: Shape, classes: int) -> nn.Module:
     """ResNet-8 (6n + 2, n = 1; widths 16, 32, 64)."""
-    return ResNet(BasicBlock, 16, (16, 32, 64), (1, 1, 1), shape, classes, preactivation=False)
+    return he_normal(ResNet(BasicBlock, 16, (16, 32, 64), (1, 1, 1), shape, classes, preactivation=False))
 
 
 def resnet20(shape: Shape, classes: int) -> nn.Module:
     """ResNet-20 (6n + 2, n = 3; widths 16, 32, 64)."""
-    return ResNet(BasicBlock, 16, (16, 32, 64), (3, 3, 3), shape, classes, preactivation=False)
+    return he_normal(ResNet(BasicBlock, 16, (16, 32, 64), (3, 3, 3), shape, classes, preactivation=False))
 
 
 def resnet18(shape: Shape, classes: int) -> nn.Module:
@@ -176,12 +192,12 @@ def preact_resnet18(shape: Shape, classes: int) -> nn.Module:
 
 def wrn_28_10(shape: Shape, classes: int) -> nn.Module:
     """Wide ResNet 28-10."""
-    return ResNet(PreActBlock, 16, (160, 320, 640), (4, 4, 4), shape, classes, preactivation=True)
+    return he_normal(ResNet(PreActBlock, 16, (160, 320, 640), (4, 4, 4), shape, classes, preactivation=True))
 
 
 def wrn_34_10(shape: Shape, classes: int) -> nn.Module:
     """Wide ResNet 34-10."""
-    return ResNet(PreActBlock, 16, (160, 320, 640), (5, 5, 5), shape, classes, preactivation=True)
+    return he_normal(ResNet(PreActBlock, 16, (160, 320, 640), (5, 5, 5), shape, classes, preactivation=True))
 
 
 MODELS: dict[str, Callable[[Shape, int], nn.Module]] = {
@@ -194,6 +210,8 @@ MODELS: dict[str, Callable[[Shape, int], nn.Module]] = {
     "wrn-28-10": wrn_28_10,
     "wrn-34-10": wrn_34_10,
 }
+# 1 for the others; goes up when a change of the code changes what networks start from or compute: new ids
+VERSIONS = {"resnet18": 2, "preact-resnet18": 2}
 
 
 def create(
@@ -214,8 +232,8 @@ def create(
         if seed is not None:
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs too
         model = _from_factory(name, shape, classes) if ":" in name else MODELS[name](shape, classes)
-        if ":" not in name:
-            _initialise(model)
+        _materialise(model, name, shape)
+    _unfold(model)
     return _evaluating(with_normalization(model, shape, normalize))
 
 
@@ -227,6 +245,12 @@ def check_name(name: str) -> str:
     return name
 
 
+def versions(names: Sequence[str]) -> dict[str, int]:
+    """Those of these architectures, also several joined by "+", whose version is not 1: part of a training's id."""
+    parts = {part for name in names for part in name.split("+")}
+    return {part: VERSIONS[part] for part in sorted(parts & VERSIONS.keys())}
+
+
 def with_normalization(model: nn.Module, shape: Shape, normalize: Statistics | None) -> nn.Module:
     """The model with (mean, std) as its first module, or itself. Raises UserError for the wrong number of values."""
     if normalize is None:
@@ -236,13 +260,29 @@ def with_normalization(model: nn.Module, shape: Shape, normalize: Statistics | N
     return nn.Sequential(Normalize(*normalize), model)
 
 
-def _initialise(model: nn.Module) -> None:
-    """He's normal initialisation of convolutions; linear layers keep torch's own."""
+def _materialise(model: nn.Module, name: str, shape: Shape) -> None:
+    """Lazy layers get their shapes, and so their initial weights, from one grey image. Raises UserError, also for
+    weights that have no values for another reason.
+    """
+    if any(nn.parameter.is_lazy(value) for value in (*model.parameters(), *model.buffers())):
+        try:
+            with torch.no_grad():
+                model.eval()(torch.full((1, *shape), 0.5))
+        except Exception as error:  # whatever the user's code raises is the user's to read
+            words = f"{type(error).__name__}: {error}"
+            raise UserError(f"{name}: its lazy layers fail on an image {shape}: {words}") from error
+    try:
+        check_values(model)
+    except ModelError as error:
+        raise UserError(f"{name}: {error}") from error
+
+
+def _unfold(model: nn.Module) -> None:
+    """Expanded buffers get memory for each of their values: nothing can be loaded into those, or averaged in them."""
     for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.numel() > 1 and 0 in buffer.stride():
+                setattr(module, name, buffer.contiguous())
 
 
 @cache
@@ -263,10 +303,6 @@ def _from_factory(name: str, shape: Shape, classes: int) -> nn.Module:
         raise UserError(f"{name}: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise UserError(f"{name} returned {type(model).__name__}, not a torch.nn.Module")
-    try:
-        check_values(model)
-    except ModelError as error:
-        raise UserError(f"{name}: {error}") from error
     return model
 
 

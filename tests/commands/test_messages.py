@@ -43,6 +43,8 @@ the reason is the system's (`Not a directory`), it may be another: `Read-only fi
 |---|---|---|---|
 """
 MODELS = """
+import threading
+
 import torch
 from torch import nn
 
@@ -73,6 +75,35 @@ class Training(Model):
 
 class Image(nn.Identity):
     pass
+
+
+class Auxiliary(Model):
+    def forward(self, x):
+        return (super().forward(x), x) if self.training else super().forward(x)
+
+
+class Masked(Model):
+    def forward(self, x):
+        return super().forward(x).index_fill(1, torch.tensor([3]), -torch.inf)
+
+
+class Frozen(Model):
+    def __init__(self):
+        super().__init__()
+        self.requires_grad_(False)
+
+
+class Averaged(Model):
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+class TrainsNot(Model):
+    def forward(self, x):
+        if self.training:
+            raise KeyError("layer3")
+        return super().forward(x)
 
 
 class Pair(Model):
@@ -117,7 +148,7 @@ def no_model():
 def crash():
     raise KeyError("layer3")
 """
-SMALL = ["--set", "at-digits.schedule.epochs=1", "--set", "at-digits.inner.steps=1"]
+SMALL = ["--set", "*-digits.schedule.epochs=1", "--set", "*-digits.inner.steps=1"]
 HIDDEN = {  # what differs from machine to machine, and what the page has instead
     r"at-digits-cnn-small-s0-[0-9a-f]{8}": "TRAINING",
     r"[0-9a-f]{12}\.\.\.": "HASH",
@@ -275,6 +306,13 @@ CASES = [
     Case("factory that crashes", "attack own:crash fgsm-digits"),
     Case("factory that is not there", "attack own:gone fgsm-digits"),
     Case("model that is nothing known", "attack at-digits-s0 fgsm-digits"),
+    Case("network with auxiliary outputs in training", "train at-digits --arch own:Auxiliary"),
+    Case("network that crashes in training", "train at-digits --arch own:TrainsNot"),
+    Case("network with a masked class", "train trades-digits --arch own:Masked"),
+    Case("network without a weight to train", "train at-digits --arch own:Frozen"),
+    Case("networks that start equal", "train mat-digits --arch own:Model"),
+    Case("network that cannot be averaged", "train at-digits --arch own:Averaged --set at-digits.schedule.ema=0.9"),
+    Case("last batch of one image", "train at-digits --arch resnet18 --set at-digits.schedule.batch_size=191"),
     Case("weights without architecture", "attack weights.pt fgsm-digits"),
     Case("weights that are not there", "attack weights.pt fgsm-digits --arch cnn-a"),
     Case("weights of another architecture", "attack weights.pt fgsm-digits --arch cnn-a",

@@ -499,7 +499,9 @@ def test_a_run_of_several_norms_has_those_of_its_network(tmp_path):
     recipe, results = Catalog().recipe("mat-max-digits"), Results(tmp_path)
     for label, member in (("h1-best", 0), ("h3-best", 2)):
         run_id = f"mat-mp-digits-s0-aaaaaaaa.{label}"
-        record = replace(run_record(run_id), trainer=recipe.trainer_name, settings=recipe.resolved["settings"])
+        record = replace(
+            run_record(run_id), trainer=recipe.trainer_name, settings=recipe.resolved("cnn-small")["settings"]
+        )
         write_run(results, replace(record, member=member))
     threats = {
         (label, norm): _threat(results, f"mat-mp-digits-s0-aaaaaaaa.{label}", None, norm)

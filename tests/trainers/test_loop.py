@@ -34,6 +34,7 @@ def test_one_seed_twice_is_one_result_and_another_seed_is_another(name):
         assert torch.equal(weights(a), weights(b)) and not torch.equal(weights(a), weights(c))
 
 
+CATALOG = Catalog()
 EVERYTHING = dataclasses.replace(SCHEDULE, ema=0.9, awp=0.02, awp_after=1, label_smoothing=0.1, patience=9)
 
 
@@ -164,6 +165,27 @@ def test_learning_rates_are_the_schedule():
     assert [cosine.lr_at(e, 0, 2) for e in (1, 6)] == pytest.approx([0.1, 0.05])
 
 
+@pytest.mark.parametrize(
+    ("recipes", "drops"),
+    [
+        (["at-rice", "trades-rice", "act-rice", "cat-rice"], [101, 151]),  # these three count from 0
+        (["at-pang", "regmix-paper", "regmix-fast-paper", "regmix-paper-cifar100"], [101, 106]),
+        (["ard-code"], [101]),
+        (["cat-paper", "cat-alp-paper", "cat-paper-wrn", "cat-alp-paper-wrn", "cat-paper-cifar100"], [100, 150]),
+        (["at-paper", "mat-paper", "mart-code", "at-avg-sequential-paper"], [75, 90, 100]),
+        (["trades-code"], [75]),
+        (["mart-code-wrn"], [75, 90]),
+        (["act-code"], [60, 120, 160]),
+    ],
+)
+def test_the_learning_rate_drops_in_the_epochs_of_the_released_code(recipes: list[str], drops: list[int]):
+    """Epochs counted from 1, as we do; a code that counts from 0 and drops at 100 does so in the 101st."""
+    for name in recipes:
+        schedule = CATALOG.recipe(name).schedule
+        rates = [schedule.lr_at(epoch, 0, 10) for epoch in range(1, schedule.epochs + 1)]
+        assert [epoch for epoch in range(2, schedule.epochs + 1) if rates[epoch - 1] < rates[epoch - 2]] == drops
+
+
 def test_the_optimiser_step_is_sgd_written_out():
     """One batch, one epoch: w <- w - lr (g + weight decay w)."""
     data = stripes(16)
@@ -198,10 +220,9 @@ def test_counted_passes_are_those_of_the_formula():
 
 
 def test_every_recipe_builds():
-    catalog = Catalog()
-    assert len(catalog.recipe_tables) >= 16
-    for name in catalog.recipe_tables:
-        assert catalog.recipe(name).name == name
-    for name in catalog.attack_tables:
-        catalog.attack(name)
-    assert not set(catalog.recipe_tables) & set(catalog.attack_tables)
+    assert len(CATALOG.recipe_tables) >= 16
+    for name in CATALOG.recipe_tables:
+        assert CATALOG.recipe(name).name == name
+    for name in CATALOG.attack_tables:
+        CATALOG.attack(name)
+    assert not set(CATALOG.recipe_tables) & set(CATALOG.attack_tables)
