@@ -92,7 +92,8 @@ class Figure:
     def __post_init__(self) -> None:
         if self.kind != "overlap" and (self.kind == "cost") != bool(self.column):
             raise ValueError(f"a figure of kind {self.kind!r} {'has no' if self.column else 'names its'} column")
-        if len(set(self.rows)) < max(len(self.rows), 2) if self.kind == "overlap" else self.rows:
+        fitting = len(set(self.rows)) == len(self.rows) >= 2 if self.kind == "overlap" else not self.rows
+        if not fitting:
             raise ValueError("a figure of kind 'overlap' names two rows or more, and no other kind names rows")
         if (self.kind == "sweep") != bool(self.over):
             raise ValueError("a figure of kind 'sweep' names the setting it is over, and no other kind does")
