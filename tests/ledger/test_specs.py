@@ -53,6 +53,20 @@ def test_rows_of_cat_and_regmix_differ_in_nothing_but_their_method(table: str, d
     assert {label for label, recipe in recipes.items() if recipe.schedule.awp} <= {"CAT-1+AWP", "CAT-2+AWP"}
 
 
+def test_like_for_like_is_so_on_large_networks_under_the_profile_rice():
+    from bench.subjects.catalog import Catalog
+
+    spec, catalog = load_spec("like-for-like"), Catalog()
+    setting = spec.choose_setting("cifar10", "resnet18", "rice")
+    schedules = {row.label: catalog.recipe(setting.recipe(row.method), row.set).schedule for row in spec.rows}
+    longer = schedules.pop("AT, longer")
+    (one,) = set(schedules.values())
+    passes = 24 / 11  # of MAT with two networks over a batch, in those of AT
+    assert longer.epochs == round(passes * one.epochs)
+    assert longer.milestones == pytest.approx([passes * drop for drop in one.milestones], abs=2)
+    assert replace(longer, epochs=one.epochs, milestones=one.milestones) == one
+
+
 def test_cat_has_every_row_of_its_reference_that_its_code_trains():
     """CAT-1 and CAT-2 are the released pair, TRADES with ALP, without and with AWP; the rest is other papers'."""
     from bench.subjects.catalog import Catalog
