@@ -250,7 +250,7 @@ class TableSpec:
     ) -> Setting:
         """The first setting that fits, or of those with this profile. Raises UserError."""
         if profile is not None:
-            choose(profile, {setting.profile for setting in self.settings}, f"profile of {self.title!r}")
+            choose(profile, {setting.profile for setting in self.settings}, "profile")
         offered = [setting for setting in self.settings if profile in (None, setting.profile)]
         for setting in offered:
             if setting.fits(dataset, arch):

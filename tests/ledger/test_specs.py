@@ -106,8 +106,8 @@ def test_a_profile_is_chosen_by_name_and_has_a_plan_of_its_own(tmp_path: Path):
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ((None, None, "ricee"), "unknown profile of .*; did you mean 'rice'?"),
-        (("digits", None, "rice-digits"), "unknown profile of"),
+        ((None, None, "ricee"), "unknown profile 'ricee'; did you mean 'rice'?"),
+        (("digits", None, "rice-digits"), "unknown profile 'rice-digits'"),
         (("digits", "resnet18", "quick"), "'digits' and architecture 'resnet18' in profile 'quick'"),
         (("cifar10", "wrn-34-10", "paper"), "architecture 'wrn-34-10' in profile 'paper'; it has paper: "),
     ],
