@@ -30,6 +30,7 @@ from bench.commands.options import (
     MEAN,
     NORM,
     PRECISION,
+    PROFILE,
     RECIPES,
     RESULTS,
     SEED,
@@ -53,7 +54,7 @@ def app() -> None:
 
 @app.command()
 @click.argument("table")
-@options(DATASET, ARCH, IMAGES, SEEDS, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, KEEP)
+@options(DATASET, ARCH, PROFILE, IMAGES, SEEDS, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, KEEP)
 @click.option("--fast", is_flag=True, help="Leave out the columns that take longest; the title says which.")
 @click.option("--last", is_flag=True, help="Judge the networks of the last epoch, not those of the best.")
 @click.option(
@@ -115,7 +116,7 @@ def report(
     folder = Results(results)
     plans = [plan if baseline is None else plan.against(baseline) for plan in _plans(folder, names)]
     made = [(plan, cells.table(plan, folder)) for plan in plans]
-    text = "\n\n".join(report.render(plan, frame, style) for plan, frame in made)
+    text = "\n\n".join(report.render(plan, frame, style).rstrip("\n") for plan, frame in made)
     for plan, frame in made if pictures else []:
         drawn = figures.draw(plan, frame, folder)
         for line in [f"wrote {picture}" for picture in drawn] or [f"{plan.name} has no figure"]:

@@ -16,10 +16,13 @@ ADDRESS = re.compile(r"https?://[^\s,;)]*[^\s,;.:)]")
 
 
 def tables(results: Path) -> list[str]:
-    """Name and title of every table."""
+    """Name, title and profiles of every table."""
     from bench.ledger.spec import list_specs, load_spec
 
-    return [f"{name:12} {load_spec(name).title}" for name in list_specs()]
+    specs = {name: load_spec(name) for name in list_specs()}
+    return [
+        f"{name:12} {spec.title} ({', '.join(one.profile for one in spec.settings)})" for name, spec in specs.items()
+    ]
 
 
 def recipes(results: Path) -> list[str]:

@@ -30,6 +30,11 @@ DATASET = click.option("--dataset", callback=filled_of, help="Data set; see `ben
 ARCH = click.option(
     "--arch", callback=filled_of, help="Architecture; see `bench list models`, or module:factory (runs that code)."
 )
+PROFILE = click.option(
+    "--profile",
+    callback=filled_of,
+    help="Recipes of the table, where it has several that fit; see `bench list tables`.",
+)
 DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ... or auto.")
 DATA_DIR = click.option(
     "--data-dir",

@@ -42,8 +42,8 @@ class Column:
     this method's network (member as in Row; the row's seed and checkpoint) and judged on the row's. at: the verdict
     is read at this radius, in the norm's image units, off the distances in the record of a minimal-norm attack,
     which is not run again. union: labels of columns; an image counts if it counts in each. mean: labels of columns;
-    their plain mean. published: the column's name in the reference file, where that is not the attack's.
-    slow: `--fast` leaves it out. Raises ValueError.
+    their plain mean. published: the column's name in the reference file, where that is not the attack's; only of what
+    the paper measured too. slow: `--fast` leaves it out. Raises ValueError.
     """
 
     label: str
@@ -80,7 +80,8 @@ class Figure:
 
     kind: "bars", a bar for each row and column; "radius", lines of the rows against the radii of columns with `at` (no
     attack is radius 0); "sweep", lines against the setting `over` that the rows change; "cost", the rows in `column`
-    against what their training took; "overlap", the images that each of two `rows` gets right in `column`.
+    against what their training took; "overlap", which images each two of `rows` get right and wrong, on the same
+    images: those of `column`, or of every column with a source.
     """
 
     kind: Literal["bars", "radius", "sweep", "cost", "overlap"]
@@ -89,10 +90,11 @@ class Figure:
     over: str = ""
 
     def __post_init__(self) -> None:
-        if (self.kind in ("cost", "overlap")) != bool(self.column):
+        if self.kind != "overlap" and (self.kind == "cost") != bool(self.column):
             raise ValueError(f"a figure of kind {self.kind!r} {'has no' if self.column else 'names its'} column")
-        if len(self.rows) != (2 if self.kind == "overlap" else 0):
-            raise ValueError("a figure of kind 'overlap' names two rows, and no other kind names rows")
+        fitting = len(set(self.rows)) == len(self.rows) >= 2 if self.kind == "overlap" else not self.rows
+        if not fitting:
+            raise ValueError("a figure of kind 'overlap' names two rows or more, and no other kind names rows")
         if (self.kind == "sweep") != bool(self.over):
             raise ValueError("a figure of kind 'sweep' names the setting it is over, and no other kind does")
 
@@ -100,8 +102,8 @@ class Figure:
 @dataclass(frozen=True)
 class Setting:
     """Where a table can be run. profile: suffix of the names of recipes, and of attacks unless
-    attack_profile says another ("" is none). dataset, arch: what is used unless the user asks for others
-    that the patterns match. images: the first so many test images, None is all. note: printed under the
+    attack_profile says another ("" is none); it can be asked for. dataset, arch: what is used unless the user asks for
+    others that the patterns match. images: the first so many test images, None is all. note: printed under the
     table.
     """
 
@@ -172,12 +174,33 @@ class TableSpec:
             return
         if drawn.column and drawn.column not in [column.label for column in self.columns]:
             raise ValueError(f"the figure is of column {drawn.column!r}, which the table lacks")
-        if drawn.kind == "overlap" and any(column.label == drawn.column and column.parts for column in self.columns):
-            raise ValueError(f"the figure is of column {drawn.column!r}, which is made of others; name an attack")
         if unknown := set(drawn.rows) - {row.label for row in self.rows}:
             raise ValueError(f"the figure is of row {min(unknown)!r}, which the table lacks")
         if drawn.over and not any(drawn.over in row.set for row in self.rows):
             raise ValueError(f"the figure is over {drawn.over!r}, which no row sets")
+        if drawn.kind == "overlap":
+            self._check_overlap(drawn)
+
+    def _check_overlap(self, drawn: Figure) -> None:
+        """Raises ValueError where the rows' predictions would be on different images."""
+        if not drawn.column and not self.transfers:
+            raise ValueError("the figure compares rows on the same images, but the table has no column with a source")
+        if len({row.checkpoint for row in self.rows if row.label in drawn.rows}) > 1:
+            raise ValueError(
+                "the figure is of rows of several checkpoints; a source has that of the row, so images differ"
+            )
+        column = next((one for one in self.columns if one.label == drawn.column), None)
+        if column is None or column.attack == CLEAN or column in self.transfers:
+            return
+        reason = "has other images for every row; name one with a source"
+        reason = "is made of others; name an attack" if column.parts else reason
+        reason = "is read at a radius; name one that is not" if column.source else reason
+        raise ValueError(f"the figure compares predictions on the same images, but column {drawn.column!r} {reason}")
+
+    @property
+    def transfers(self) -> list[Column]:
+        """The columns whose images are crafted on one network for all rows, judged as they are."""
+        return [column for column in self.columns if column.source and column.at is None]
 
     @property
     def trainings(self) -> dict[str, Row]:
@@ -191,31 +214,55 @@ class TableSpec:
         return list(dict.fromkeys(column.attack for column in self.columns if column.attack))
 
     def without_slow(self) -> TableSpec:
-        """Without its slow columns and what is made or drawn of them; the title says which. Raises UserError."""
+        """Without its slow columns and what is made or drawn of them; the title says which. A union that lacks attacks
+        is not the published one. Raises UserError.
+        """
         slow = [column.label for column in self.columns if column.slow]
         if not slow:
             raise UserError(f"{self.title!r} has no slow columns to leave out; run it without --fast")
-        kept = [
-            replace(column, union=_others(column.union, slow), mean=_others(column.mean, slow))
-            for column in self.columns
-            if not column.slow
-        ]
-        figure = None if self.figure and self.figure.column in slow else self.figure
-        return replace(self, title=f"{self.title} (fast: without {', '.join(slow)})", columns=kept, figure=figure)
+        touched, kept = set(slow), []
+        try:
+            for column in (one for one in self.columns if not one.slow):
+                if touched.intersection(column.parts):
+                    touched.add(column.label)
+                    union, mean = _others(column.union, slow), _others(column.mean, slow)
+                    column = replace(column, union=union, mean=mean, published="")
+                kept.append(column)
+        except ValueError as error:
+            raise UserError(f"{self.title!r} cannot be without its slow columns: {error}") from error
+        title = f"{self.title} (fast: without {', '.join(slow)})"
+        return replace(self, title=title, columns=kept, figure=self._drawn_of({column.label for column in kept}))
+
+    def _drawn_of(self, labels: set[str]) -> Figure | None:
+        """The figure, where these columns are enough for it."""
+        figure = self.figure
+        if figure is None or (figure.kind == "overlap" and not figure.column):
+            return figure if labels.intersection(column.label for column in self.transfers) else None
+        return figure if not figure.column or figure.column in labels else None
 
     def of_last_epochs(self) -> TableSpec:
         """The table of every training's last epoch in place of its best one; the title says so."""
         rows = [replace(row, checkpoint="last") for row in self.rows]
         return replace(self, title=f"{self.title} (last epochs)", rows=rows)
 
-    def choose_setting(self, dataset: str | None = None, arch: str | None = None) -> Setting:
-        """The first setting that fits. Raises UserError."""
-        for setting in self.settings:
+    def choose_setting(
+        self, dataset: str | None = None, arch: str | None = None, profile: str | None = None
+    ) -> Setting:
+        """The first setting that fits, or of those with this profile. Raises UserError."""
+        if profile is not None:
+            choose(profile, {setting.profile for setting in self.settings}, "profile")
+        offered = [setting for setting in self.settings if profile in (None, setting.profile)]
+        for setting in offered:
             if setting.fits(dataset, arch):
                 return setting
-        known = "; ".join(f"{' '.join(s.datasets)} with {' '.join(s.archs)}" for s in self.settings)
+        known = "; ".join(f"{s.profile}: {' '.join(s.datasets)} with {' '.join(s.archs)}" for s in offered)
         asked = f"data set {dataset or 'any'!r} and architecture {arch or 'any'!r}"
+        asked += "" if profile is None else f" in profile {profile!r}"
         raise UserError(f"{self.title!r} has no setting for {asked}; it has {known}")
+
+    def variant(self, setting: Setting, dataset: str, arch: str) -> str:
+        """What the name of a plan ends in where its setting is not the one that is taken unasked: "-paper"."""
+        return "" if setting == self.choose_setting(dataset, arch) else f"-{setting.profile}"
 
 
 def list_specs() -> list[str]:

@@ -50,6 +50,7 @@ class Options:
     results: Results
     dataset: str | None = None
     arch: str | None = None
+    profile: str | None = None
     images: int | None = None
     seeds: tuple[int, ...] | None = None
     device: str = "auto"
@@ -103,7 +104,7 @@ class TableRun:
         spec = load_spec(table)
         spec = spec.without_slow() if options.fast else spec
         spec = spec.of_last_epochs() if options.last else spec
-        setting = spec.choose_setting(options.dataset, options.arch)
+        setting = spec.choose_setting(options.dataset, options.arch, options.profile)
         self.recipes = {
             training: catalog.recipe(setting.recipe(row.method), row.set) for training, row in spec.trainings.items()
         }
@@ -129,6 +130,8 @@ class TableRun:
             attacks={name: resolved for name, (_, resolved) in self.attacks.items()},
             options={"gradient_precision": options.gradient_precision},
         )
+        arch = models.check_name(options.arch or setting.arch)
+        variant = spec.variant(setting, self.dataset.name, arch) if options.profile else ""
         self.plan = planning.make(
             table,
             spec,
@@ -137,7 +140,7 @@ class TableRun:
             meaning,
             arch=arch,
             seeds=options.seeds or setting.seeds,
-            variant=("-fast" if options.fast else "") + ("-last" if options.last else ""),
+            variant=variant + ("-fast" if options.fast else "") + ("-last" if options.last else ""),
         )
         attacks = {setting.attack(name): attack for name, (attack, _) in self.attacks.items()}
         self.words += coarse_steps(attacks, self.dataset.test.x[0].numel())

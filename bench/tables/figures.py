@@ -6,7 +6,8 @@ drawn. Colours: Okabe & Ito's, which colour-blind people can tell apart; lines d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from bench.ground.files import write_atomic, write_text
-from bench.ground.stats import mcnemar
+from bench.ground.stats import holm, mcnemar
 from bench.ledger.find import OK, find
 from bench.ledger.folder import Results
 from bench.ledger.plan import Cell, Plan
@@ -29,6 +30,13 @@ STYLE: dict[Any, Any] = {"font.size": 10, "axes.spines.top": False, "axes.spines
 STYLE |= {"text.parse_math": False}  # a $ in a label is a $
 SHARES = {"accuracy": "accuracy_percent", "low": "low_percent", "high": "high_percent"}
 LETTER = 6.2  # points, about the mean width in the size of the names of points
+CONFUSION = {  # of two networks' predictions on one image, and its colour
+    "both right": COLOURS[2],
+    "only the first": COLOURS[0],
+    "only the second": COLOURS[1],
+    "both wrong, same class": "0.6",
+    "both wrong, two classes": "0.82",
+}
 ACCURACY = "Accuracy (%), 95 % interval"
 
 
@@ -37,8 +45,10 @@ def points(plan: Plan, frame: pd.DataFrame, results: Results) -> pd.DataFrame:
 
     "bars", "radius", "sweep", "cost": line, x, accuracy_percent, low_percent, high_percent; x is the column, the radius
     in image units, the setting's value, or the passes (forward and backward, in images) of the training of all its
-    networks and teachers, a mean over seeds. "overlap": which, images (summed over seeds), and p, the exact McNemar p
-    of "equally robust" for one seed. Raises UserError for a broken record.
+    networks and teachers, a mean over seeds. "overlap": first, second (rows), column, which (of CONFUSION), images
+    (summed over seeds), crafted_anew (images of which the two records have other versions), and p, the exact McNemar p
+    of "equally often right" for one seed, adjusted for all pairs and columns (Holm). Raises UserError for a broken
+    record.
     """
     assert plan.figure is not None, "only for plans with a figure"
     if plan.figure.kind == "overlap":
@@ -102,21 +112,46 @@ def _passes(results: Results, run_id: str) -> int:
 
 
 def _overlap(plan: Plan, results: Results) -> pd.DataFrame:
-    """Images that both, one or none of two rows get right under the figure's attack; empty where a record lacks."""
+    """How often each two rows are right and wrong on the same images; nothing of two where a record lacks."""
     assert plan.figure is not None
-    first, second = plan.figure.rows
-    verdicts = {}
-    for row in plan.figure.rows:
-        cells = [cell for cell in plan.cells if (cell.row, cell.column) == (row, plan.figure.column)]
-        records = [find(plan, cell, results).record for cell in cells]
-        images = [record.images.sort_values("image")["robust"].to_numpy() for record in records if record is not None]
-        if len(images) < len(plan.seeds):
-            return pd.DataFrame(columns=["which", "images", "p"])
-        verdicts[row] = np.concatenate(images)
-    a, b = verdicts[first], verdicts[second]
-    counts = {"both": a & b, f"only {first}": a & ~b, f"only {second}": ~a & b, "neither": ~a & ~b}
-    p = mcnemar(a, b) if len(plan.seeds) == 1 else None  # images of several seeds are not independent
-    return pd.DataFrame([{"which": which, "images": int(held.sum()), "p": p} for which, held in counts.items()])
+    crafted = {cell.column for cell in plan.cells if cell.source_run_id is not None and cell.at is None}
+    columns = [plan.figure.column] if plan.figure.column else [one for one in plan.columns if one in crafted]
+    judged = {(row, column): _judged(plan, row, column, results) for row in plan.figure.rows for column in columns}
+    lines, p = [], []
+    for (first, second), column in product(combinations(plan.figure.rows, 2), columns):
+        a, b = judged[first, column], judged[second, column]
+        if a is None or b is None:
+            continue
+        anew = int((~np.isclose(a["l2"], b["l2"], rtol=1e-5)).sum())
+        p.append(mcnemar(a["right"], b["right"]) if len(plan.seeds) == 1 else np.nan)  # seeds share their images
+        two = {"first": first, "second": second, "column": column, "crafted_anew": anew}
+        lines += [two | {"which": which, "images": images} for which, images in _confusion(a, b).items()]
+    adjusted = holm(p) if len(plan.seeds) == 1 else p
+    shown = pd.DataFrame(lines, columns=["first", "second", "column", "which", "images", "crafted_anew"])
+    return shown.assign(p=np.repeat(adjusted, len(CONFUSION)))
+
+
+def _judged(plan: Plan, row: str, column: str, results: Results) -> pd.DataFrame | None:
+    """A row's images in a column, one seed after the other, and whether it is right; None where a record lacks.
+
+    Of images that were crafted for all rows, right is the prediction on them; else it is the verdict.
+    """
+    cells = [cell for cell in plan.cells if (cell.row, cell.column) == (row, column)]
+    records = [find(plan, cell, results).record for cell in cells]
+    images = [record.images.sort_values("image") for record in records if record is not None]
+    if len(images) < len(plan.seeds):
+        return None
+    joined = pd.concat(images, ignore_index=True)
+    predicted = joined["adversarial_prediction"] == joined["label"]
+    return joined.assign(right=predicted if cells[0].source_run_id else joined["robust"])
+
+
+def _confusion(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, int]:
+    """Images by CONFUSION."""
+    a, b = first["right"].to_numpy(), second["right"].to_numpy()
+    alike = first["adversarial_prediction"].to_numpy() == second["adversarial_prediction"].to_numpy()
+    held = (a & b, a & ~b, ~a & b, ~a & ~b & alike, ~a & ~b & ~alike)
+    return {which: int(those.sum()) for which, those in zip(CONFUSION, held, strict=True)}
 
 
 def _error(shown: pd.DataFrame) -> np.ndarray:
@@ -197,20 +232,38 @@ def _free_places(shown: pd.DataFrame, axes: Axes) -> Iterator[tuple[float, float
         yield dx, dy
 
 
-def _overlap_bar(plan: Plan, shown: pd.DataFrame, axes: Axes) -> None:
-    """One bar of all images in four parts, with counts."""
-    colours = (COLOURS[2], COLOURS[0], COLOURS[1], "0.75")
-    total, left = int(shown["images"].sum()), 0
-    for line, colour in zip(shown.to_dict("records"), colours, strict=True):
-        label = f"{line['which']}: {line['images']} ({100 * line['images'] / total:.1f} %)"
-        axes.barh(0, line["images"], left=left, color=colour, edgecolor="white", label=label, height=0.6)
-        left += line["images"]
-    assert plan.figure is not None
-    axes.set(ylim=(-0.6, 0.6), yticks=[], xlim=(0, total), xlabel=f"Images, by who is right under {plan.figure.column}")
+def _overlap_bars(plan: Plan, shown: pd.DataFrame, axes: Axes) -> None:
+    """A bar of all images for each two rows and column, in the parts of CONFUSION with their counts."""
+    bars = list(shown.groupby(["first", "second", "column"], sort=False))
+    total = shown["images"].sum() / len(bars)
+    for place, (_, parts) in enumerate(bars):
+        left = 0
+        for line in parts.to_dict("records"):
+            axes.barh(place, line["images"], left=left, color=CONFUSION[line["which"]], edgecolor="white", height=0.7)
+            if line["images"] > 0.03 * total:
+                axes.text(left + line["images"] / 2, place, line["images"], ha="center", va="center", fontsize=8)
+            left += line["images"]
+        axes.text(total * 1.01, place, _in_words(parts.iloc[0]), va="center", fontsize=8)
+    axes.set_yticks(range(len(bars)), [f"{first} / {second}, {column}" for (first, second, column), _ in bars])
+    axes.set(ylim=(len(bars) - 0.4, -0.6), xlim=(0, total))
+    images = _images_of(plan, set(shown["column"]))
+    axes.set_xlabel(f"{images}, by which of the two predicts their label; p: equally often (McNemar, Holm)")
     axes.spines["left"].set_visible(False)
-    head = None if pd.isna(shown["p"][0]) else f"exact McNemar p = {shown['p'][0]:.2g}"
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=2, frameon=False, title=head)
-    axes.get_figure().set_size_inches(8, 3)
+    handles = [axes.barh(0, 0, color=colour, label=which) for which, colour in CONFUSION.items()]
+    axes.get_figure().legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
+    axes.get_figure().set_size_inches(10, 2.4 + 0.34 * len(bars))
+
+
+def _in_words(line: pd.Series[Any]) -> str:
+    """What stands behind a bar: its p, where there is one, and how many images are not the same ones."""
+    words = [] if pd.isna(line["p"]) else [f"p = {line['p']:.2g}"]
+    return ", ".join(words + ([f"{line['crafted_anew']} of other images"] if line["crafted_anew"] else []))
+
+
+def _images_of(plan: Plan, columns: Collection[str]) -> str:
+    """What made the images of an overlap, and that they are summed where they are."""
+    attacks = dict.fromkeys(cell.column_attack for cell in plan.cells if cell.column in columns)
+    return f"Images of {' and '.join(attacks)}{'' if len(plan.seeds) == 1 else ' (summed over seeds)'}"
 
 
 def _norm(plan: Plan) -> str:
@@ -229,5 +282,5 @@ PICTURES: dict[str, Callable[[Plan, pd.DataFrame, Any], None]] = {
     "radius": _lines,
     "sweep": _lines,
     "cost": _cost,
-    "overlap": _overlap_bar,
+    "overlap": _overlap_bars,
 }

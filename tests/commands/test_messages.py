@@ -42,6 +42,15 @@ the reason is the system's (`Not a directory`), it may be another: `Read-only fi
 | What was wrong | Command | Exit code | Message |
 |---|---|---|---|
 """
+OVERLAP = """
+title = "Mine"
+source = "no paper"
+reference = ""
+figure = { kind = "overlap", rows = ["AT", "TRADES"], column = "PGD-20" }
+rows = [{ label = "AT", method = "at" }, { label = "TRADES", method = "trades" }]
+columns = [{ label = "PGD-20", attack = "pgd-20" }]
+settings = [{ profile = "digits", arch = "cnn-small", dataset = "digits", datasets = ["*"], archs = ["*"] }]
+"""
 MODELS = """
 import threading
 
@@ -265,6 +274,9 @@ CASES = [
     Case("unknown attack", "attack own:Model pgd-21-digits"),
     Case("unknown data set", "run table2 --dataset cifar11"),
     Case("unknown architecture", "run table2 --arch resnet19"),
+    Case("unknown profile", "run cat --profile ricee"),
+    Case("profile that is for other networks", "run cat --profile rice --arch cnn-small"),
+    Case("overlap of different images", "run mine.toml --dry-run", text("mine.toml", OVERLAP)),
     Case("unknown key", "run table2 --set pgd-100-digits.stepz=3"),
     Case("unknown name in --set", "run table2 --set pgd-101-digits.steps=3"),
     Case("--set of what is not used", "train at-digits --set mat-digits.schedule.epochs=3"),
