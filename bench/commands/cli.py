@@ -36,6 +36,7 @@ from bench.commands.options import (
     SEEDS,
     SET,
     STD,
+    WEIGHTS_KEY,
     options,
 )
 from bench.ground.config import UserError, choose
@@ -218,7 +219,7 @@ def train(recipe: str, **given: Any) -> int:
 @click.argument("model")
 @click.argument("attacks", nargs=-1, required=True, metavar="ATTACK ...")
 @options(DATASET, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, KEEP)
-@options(EPS, NORM, SEED, INDICES, MEAN, STD)
+@options(EPS, NORM, SEED, INDICES, MEAN, STD, WEIGHTS_KEY)
 @click.option("--source", metavar="MODEL", help="Craft the attack on this model instead, and judge it on MODEL.")
 def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
     """Attack MODEL with ATTACK and judge every image; of several attacks the worst case counts.
@@ -238,7 +239,7 @@ def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
 
 @app.command()
 @click.argument("model")
-@options(DATASET, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, BATCH, EPS, NORM, SEED, INDICES, MEAN, STD)
+@options(DATASET, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, BATCH, EPS, NORM, SEED, INDICES, MEAN, STD, WEIGHTS_KEY)
 @click.option("--source", metavar="MODEL", help="Craft the transfer attack on this model, not on a substitute.")
 def diagnose(model: str, **given: Any) -> int:
     """Check whether MODEL's robustness may be believed: named checks for gradient masking, and a verdict.

@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 
 from bench.ground.config import UserError
 from bench.ground.files import dump, parse, write_atomic
-from bench.ground.provenance import Cost, Provenance
+from bench.ground.plain import read_plain
+from bench.ground.provenance import Cost, Provenance, check_cost
 from bench.ledger.folder import Results, Source, broken, own
+from bench.ledger.ids import check_seed
 
 DISTANCES = ("linf", "l2", "l1", "l0")
 COLUMNS = dict.fromkeys(("image", "label", "clean_prediction", "adversarial_prediction"), pa.int64())
@@ -47,6 +49,12 @@ class EvalHead:
     broken_by: dict[str, list[int]] | None = field(default=None, kw_only=True)
     adversarial_sha256: str | None = field(default=None, kw_only=True)
 
+    def __post_init__(self) -> None:
+        if self.norm not in ("none", "own", "Linf", "L2", "L1", "L0") or not 0 <= self.eps < float("inf"):
+            raise ValueError(f"norm {self.norm!r}, eps {self.eps} is no threat model")
+        check_seed(self.seed)
+        check_cost(self.cost)
+
 
 @dataclass(frozen=True)
 class EvalRecord(EvalHead):
@@ -77,8 +85,7 @@ def read_eval(results: Results, run_id: str, eval_id: str) -> EvalRecord:
     """Raises UserError when the record is missing, truncated, of another cell, or contradicts itself."""
     path = results.eval(run_id, eval_id)
     try:
-        with open(path, "rb") as file:
-            table = pq.read_table(pa.BufferReader(file.read()), use_threads=False)
+        table = pq.read_table(pa.BufferReader(read_plain(path)), use_threads=False)
         metadata, seal = ((table.schema.metadata or {})[key] for key in (_METADATA, _SEAL))
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such record") from error

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from scipy.special import stdtrit
 
 from bench.ground.config import UserError
 from bench.ground.files import write_text
+from bench.ground.plain import TEXT, read_plain
 from bench.ground.provenance import Provenance
 from bench.ledger.evals import read_eval
 from bench.ledger.find import OK
@@ -206,14 +208,16 @@ def _tolerance(plan: Plan, frame: pd.DataFrame) -> pd.Series:
 
 def read_reference(path: Path, name: str) -> dict[tuple[str, str], dict[str, Any]]:
     """(row, column) -> the reference cell of the table `name`. Raises UserError."""
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path}: is no plain file")
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)  # a row may be named NA, a hash be all digits
+        frame = pd.read_csv(
+            io.BytesIO(read_plain(path, TEXT)), dtype=str, keep_default_na=False
+        )  # a row may be named NA, a hash be all digits
     except FileNotFoundError as error:
         advice = "make one with `bench check --update` and commit it"
         raise UserError(f"{path}: there is no reference; {advice}") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:
         raise UserError(f"{path}: is no readable CSV ({error})") from error
     if list(frame.columns) != COLUMNS:
         raise UserError(f"{path}: wanted the columns {', '.join(COLUMNS)}")

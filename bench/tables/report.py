@@ -8,6 +8,7 @@ which networks' training went wrong, and what is missing or failed and why. Need
 from __future__ import annotations
 
 import html
+import io
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ import pandas as pd
 
 from bench.ground.config import UserError, choose
 from bench.ground.files import write_text
+from bench.ground.plain import TEXT, read_plain
 from bench.ground.stats import LEVEL
 from bench.ledger.find import OK
 from bench.ledger.folder import Results
@@ -79,7 +81,7 @@ def against_paper(plan: Plan, frame: pd.DataFrame, reference: Path) -> pd.DataFr
 def _published(path: Path) -> pd.DataFrame:
     """Raises UserError."""
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        frame = pd.read_csv(io.BytesIO(read_plain(path, TEXT)), dtype=str, keep_default_na=False)
         frame["accuracy_percent"] = pd.to_numeric(frame["accuracy_percent"])
         wanted = frame[["dataset", "arch", "method", "column", "accuracy_percent"]]
     except OSError as error:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from hand_made import fill, plan_2x2
-from test_data import write_shards
+from shards import write_shards
 from torch import nn
 
 from bench.commands.cli import main
