@@ -17,6 +17,7 @@ from bench.ground.plain import read_plain
 from bench.ground.provenance import Cost, Provenance, check_cost
 from bench.ledger.folder import Results, Source, broken, own
 from bench.ledger.ids import check_seed
+from bench.ledger.named import is_closest
 
 DISTANCES = ("linf", "l2", "l1", "l0")
 COLUMNS = dict.fromkeys(("image", "label", "clean_prediction", "adversarial_prediction"), pa.int64())
@@ -123,7 +124,8 @@ def _check_images(images: pd.DataFrame, head: EvalHead, path: Path) -> None:
     column = {name: images[name].to_numpy() for name in COLUMNS}  # plain arrays: a report checks a million rows
     right = column["clean_prediction"] == column["label"]
     held = column["adversarial_prediction"] == column["label"]
-    held |= beyond(images, head.norm, head.eps).to_numpy()  # a minimal-norm attack may have needed more than eps
+    past = ~held & beyond(images, head.norm, head.eps).to_numpy()  # a minimal-norm attack may have needed more than eps
+    held |= past
     contradicted = int((column["robust"] != (right & held)).sum())
     if images.empty:
         raise broken(path, "it holds no image")
@@ -131,6 +133,12 @@ def _check_images(images: pd.DataFrame, head: EvalHead, path: Path) -> None:
         raise broken(path, "an image appears twice")
     if contradicted:
         raise broken(path, f"on {contradicted} images the verdict contradicts the predictions")
+    if (past & right).any() and not is_closest(head.attack, vars(head), len(images)):
+        raise broken(
+            path,
+            f"{int((past & right).sum())} images that {head.attack} fooled count as robust because they lie beyond its "
+            "radius, where only an attack that looks for the closest image may go",
+        )
     if not all((column[name] >= 0).all() for name in COLUMNS if name != "robust"):  # NaN is not at least 0 either
         raise broken(path, "a class, a distance or a count of passes is negative or no number")
 

@@ -50,7 +50,8 @@ class Choice:
     """The model and the images that a command names.
 
     source: the model that an attack is crafted on, given like `model`; None is `model` itself. arch, mean, std: of
-    models of one's own. weights_key: where in a weights file with several networks theirs lies. images: the first so many test images; indices: a file with their numbers.
+    models of one's own. weights_key: which network of a weights file that holds several. images: the first so many
+    test images; indices: a file with their numbers.
     """
 
     model: str

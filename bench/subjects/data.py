@@ -12,7 +12,6 @@ import io
 import os
 import pickle
 import re
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.ground import terminal
 from bench.ground.config import UserError, choose, first_line
 from bench.ground.plain import check_plain, read_plain
 
@@ -142,7 +142,7 @@ def load(name: str = "digits", data_dir: str | Path | None = None) -> Dataset:
 @cache
 def _warn(sentence: str) -> None:
     """Once a process."""
-    print(f"bench: {sentence}", file=sys.stderr)
+    terminal.warn(sentence)
 
 
 def check_images(x: Tensor, y: Tensor, classes: int) -> None:
@@ -309,7 +309,7 @@ def _pixels(image: Any, kind: Kind) -> np.ndarray:
     if image.mode not in MODES:
         raise _Unfit(f"is in {image.mode}, whose colours depend on a profile; save it as RGB")
     upright = ImageOps.exif_transpose(image)  # as the Hugging Face hub's own reader does
-    if upright.has_transparency_data and upright.convert("RGBA").getextrema()[3][0] < 255:
+    if upright.has_transparency_data and np.asarray(upright.convert("RGBA"))[..., 3].min() < 255:
         raise _Unfit("is transparent in places, where its colour is that of an unknown background")
     pixels = np.asarray(upright.convert("RGB"))
     if channels == 1 and not (pixels == pixels[..., :1]).all():

@@ -12,7 +12,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
-import sys
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import cache
@@ -22,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from bench.ground import terminal
 from bench.ground.config import UserError, choose
 
 Shape = tuple[int, int, int]
@@ -277,7 +277,7 @@ def _initialise(model: nn.Module) -> None:
 @cache
 def _warn(name: str) -> None:
     """Once a process."""
-    print(f"bench: running the code of {name}", file=sys.stderr)
+    terminal.warn(f"running the code of {name}")
 
 
 def _from_factory(name: str, shape: Shape, classes: int) -> nn.Module:

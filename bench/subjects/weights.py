@@ -14,7 +14,6 @@ import io
 import math
 import pickle
 import re
-import sys
 import warnings
 from collections.abc import Mapping
 from functools import cache
@@ -26,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
+from bench.ground import terminal
 from bench.ground.config import UserError, check_depth, first_line
 from bench.ground.plain import read_plain
 from bench.subjects import models
@@ -173,7 +173,7 @@ def _rank(key: str, shared: int) -> list[float]:
 @cache
 def _warn(sentence: str) -> None:
     """Once a process."""
-    print(f"bench: {sentence}", file=sys.stderr)
+    terminal.warn(sentence)
 
 
 def _normalisation(path: Path, mean: Tensor, std: Tensor) -> models.Statistics:

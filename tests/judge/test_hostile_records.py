@@ -1,4 +1,4 @@
-"""Records and archives that somebody wrote by hand, under a right seal: a sentence from every command that meets them."""
+"""Records and archives that somebody wrote by hand, under a right seal: a sentence from each command."""
 
 from __future__ import annotations
 
