@@ -7,6 +7,7 @@ is written so is read back as it was, by `unguarded`.
 
 from __future__ import annotations
 
+import csv
 import io
 import re
 from pathlib import Path
@@ -33,11 +34,13 @@ def unguarded(text: str) -> str:
 def to_csv(frame: pd.DataFrame, **how: str) -> str:
     """The table without its index; its texts guarded, the names of its columns too."""
     safe = frame.map(lambda value: guarded(value) if isinstance(value, str) else value)
-    return str(safe.rename(columns=guarded).to_csv(index=False, **how))
+    returns = safe.map(lambda value: isinstance(value, str) and "\r" in value).any(axis=None)
+    quoting = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL  # which does not quote a carriage return alone
+    return str(safe.rename(columns=guarded).to_csv(index=False, quoting=quoting, **how))
 
 
 def read_csv(path: Path) -> pd.DataFrame:
     """Every cell as the text that it was. Raises OSError for what is no plain file, and ValueError."""
-    # newlines: a name may hold any of them; a row may be named NA, a hash be all digits
+    # a row may be named NA, a hash be all digits
     frame = pd.read_csv(io.BytesIO(read_plain(path, TEXT)), dtype=str, keep_default_na=False)
     return frame.map(unguarded).rename(columns=unguarded)

@@ -190,7 +190,7 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
     images = pa.array([{"bytes": coded(Image.fromarray(L)), "path": None}] * 2)
     table = pa.Table.from_arrays([images, images, pa.array([1, 2])], names=["image", "image", "label"])
     pq.write_table(table, tmp_path / "train-00000-of-00001.parquet")
-    with pytest.raises(UserError, match="Multiple matches|has columns image, image, label"):
+    with pytest.raises(UserError, match=r"Multiple matches|has columns image, image, label"):
         data._parquet(tmp_path, "train", GREY)
 
 
