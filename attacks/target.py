@@ -113,7 +113,7 @@ class Target:
         return _narrowed(self._forward(self.quick, x), x)
 
     def true_logits(self, x: Tensor) -> Tensor:
-        """The logits of the model itself, at their own scale, for verdicts; in float64 where that is what it returns."""
+        """The logits of the model itself, at their own scale, for verdicts; in float64 where it returns that."""
         return self._forward(self.model, x, shown=False)
 
     def _forward(self, model: nn.Module, x: Tensor, shown: bool = True) -> Tensor:

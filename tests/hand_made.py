@@ -11,7 +11,7 @@ from bench.ground.provenance import Cost, Provenance, TrainingCost
 from bench.ledger.evals import EvalRecord, write_eval
 from bench.ledger.folder import Results
 from bench.ledger.ids import training_of
-from bench.ledger.plan import Plan
+from bench.ledger.plan import Cell, Plan
 from bench.ledger.planning import Data, Meaning, make
 from bench.ledger.runs import RunRecord, write_run
 from bench.ledger.spec import Column, Row, Setting, TableSpec
@@ -134,10 +134,16 @@ def with_distances(run_id: str, eval_id: str, needed: Sequence[float]) -> EvalRe
     return replace(eval_record(run_id, eval_id, images.assign(robust=robust)), attack="ddn", norm="L2", eps=0.5)
 
 
+def of_cell(plan: Plan, cell: Cell, images: pd.DataFrame) -> EvalRecord:
+    """The record of a cell, in the threat model of its attack."""
+    threat = plan.attacks[cell.attack]["settings"].get("threat", {})
+    return replace(eval_record(cell.run_id, cell.eval_id, images), **threat)
+
+
 def fill(plan: Plan, results: Results, verdicts: dict[tuple[str, str], Sequence[bool]]) -> None:
     """Writes the records of the cells (row, column) that are in `verdicts`, the same for every seed."""
     for cell in plan.cells:
         write_run(results, run_record(cell.run_id))
         if (cell.row, cell.column) in verdicts:
             images = frame(verdicts[cell.row, cell.column])
-            write_eval(results, eval_record(cell.run_id, cell.eval_id, images))
+            write_eval(results, of_cell(plan, cell, images))

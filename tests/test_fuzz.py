@@ -23,7 +23,7 @@ from hand_made import eval_record, fill, frame, plan_2x2, run_record
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from test_data import write_shards
+from shards import write_shards
 
 from bench.ground import files
 from bench.ground.config import UserError, build, number, override, read_toml

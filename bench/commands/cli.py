@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,9 +36,11 @@ from bench.commands.options import (
     SEEDS,
     SET,
     STD,
+    WEIGHTS_KEY,
     options,
 )
 from bench.ground.config import UserError, choose
+from bench.ground.terminal import tell, warn
 from bench.ledger.folder import Results
 
 LONGEST = 1500  # characters of a sentence; what was given may be of any length
@@ -76,20 +77,20 @@ def run(table: str, dry_run: bool, jobs: int | None, **given: Any) -> int:
     options = _run_options(given)
     if dry_run:
         planned = TableRun(table, options)
-        click.echo("\n".join(planned.describe(jobs or fitting(planned))))
+        tell("\n".join(planned.describe(jobs or fitting(planned))))
         return 0
     job, summary = fill(table, options, jobs)
     frame = cells.table(job.plan, job.results)
     path = report.write_table(job.plan, frame, job.results)
-    click.echo(report.render(job.plan, frame, "text"))
-    click.echo(f"\ntrained {summary.trained}, attacked {summary.attacked}, kept {summary.kept}; wrote {path}")
+    tell(report.render(job.plan, frame, "text"))
+    tell(f"\ntrained {summary.trained}, attacked {summary.attacked}, kept {summary.kept}; wrote {path}")
     for picture in figures.draw(job.plan, frame, job.results):
-        click.echo(f"wrote {picture}")
+        tell(f"wrote {picture}")
     lacking = frame.loc[frame["state"] != find.OK, "error"]
     refused = f"{len(lacking)} of {len(frame)} cells have no number: {'; '.join(lacking.head(1))}"
     failures = summary.failures or ([refused] if len(lacking) else [])
     for failure in failures:
-        click.echo(f"error: {failure}", err=True)
+        tell(f"error: {failure}", err=True)
     return 1 if failures else 0
 
 
@@ -120,9 +121,9 @@ def report(
     for plan, frame in made if pictures else []:
         drawn = figures.draw(plan, frame, folder)
         for line in [f"wrote {picture}" for picture in drawn] or [f"{plan.name} has no figure"]:
-            click.echo(line, err=True)
+            tell(line, err=True)
     if out is None:
-        click.echo(text)
+        tell(text)
     else:
         if out.exists() and not out.is_file():
             raise UserError(f"--out {out} is no plain file; leave it out, and the tables are printed")
@@ -170,11 +171,11 @@ def check(names: tuple[str, ...], reference: Path | None, paper: bool, update: b
         elif paper:
             outcomes.append(check.check_paper(plan, cells.table(plan, folder), path))
         elif update:
-            click.echo("\n".join(numbers.update(plan, folder, path)))
+            tell("\n".join(numbers.update(plan, folder, path)))
         else:
             outcomes.append(check.check(plan, cells.table(plan, folder), path))
     if outcomes:
-        click.echo(outcome.tell(outcomes, style))
+        tell(outcome.tell(outcomes, style))
     return 0 if all(one.ok for one in outcomes) else 1
 
 
@@ -191,7 +192,7 @@ def diff(first: str, second: str, style: str, results: Path) -> int:
     """
     from bench.regression import diff
 
-    click.echo(diff.tell(*diff.diff(first, second, Results(results)), style))
+    tell(diff.tell(*diff.diff(first, second, Results(results)), style))
     return 0
 
 
@@ -211,7 +212,7 @@ def train(recipe: str, **given: Any) -> int:
         run_ids = train_recipe(recipe, _run_options(given))
     except TrainingError as error:
         return _complain(f"training {recipe} failed: {error}", code=1)
-    click.echo("\n".join(run_ids))
+    tell("\n".join(run_ids))
     return 0
 
 
@@ -219,7 +220,7 @@ def train(recipe: str, **given: Any) -> int:
 @click.argument("model")
 @click.argument("attacks", nargs=-1, required=True, metavar="ATTACK ...")
 @options(DATASET, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, KEEP)
-@options(EPS, NORM, SEED, INDICES, MEAN, STD)
+@options(EPS, NORM, SEED, INDICES, MEAN, STD, WEIGHTS_KEY)
 @click.option("--source", metavar="MODEL", help="Craft the attack on this model instead, and judge it on MODEL.")
 def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
     """Attack MODEL with ATTACK and judge every image; of several attacks the worst case counts.
@@ -231,7 +232,7 @@ def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
     from bench.running.attack import How, attack_model
 
     try:
-        attack_model(_choice(model, given), attacks, How(**given), say=click.echo)
+        attack_model(_choice(model, given), attacks, How(**given), say=tell)
     except AttackError as error:
         return _complain(f"no number: {error}", code=1)
     return 0
@@ -239,7 +240,7 @@ def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
 
 @app.command()
 @click.argument("model")
-@options(DATASET, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, BATCH, EPS, NORM, SEED, INDICES, MEAN, STD)
+@options(DATASET, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, BATCH, EPS, NORM, SEED, INDICES, MEAN, STD, WEIGHTS_KEY)
 @click.option("--source", metavar="MODEL", help="Craft the transfer attack on this model, not on a substitute.")
 def diagnose(model: str, **given: Any) -> int:
     """Check whether MODEL's robustness may be believed: named checks for gradient masking, and a verdict.
@@ -250,7 +251,7 @@ def diagnose(model: str, **given: Any) -> int:
     from bench.diagnosis.diagnose import diagnose_model
 
     record, lines = diagnose_model(_choice(model, given), **given)
-    click.echo("\n".join(lines))
+    tell("\n".join(lines))
     return 1 if any(finding.verdict == "fail" for finding in record.findings) else 0
 
 
@@ -281,7 +282,7 @@ def verify(name: str, images: int, whole: bool, results: Path, **given: Any) -> 
         except UserError as error:  # the others may still be replayed
             refused[str(error)] = 2
         else:
-            click.echo("\n".join(found.lines))
+            tell("\n".join(found.lines))
             wrong += len(found.mismatches)
     for sentence, code in refused.items():
         _complain(sentence, code)
@@ -296,7 +297,7 @@ def list_(what: str, results: Path) -> int:
     from bench.commands import listing
 
     for line in listing.LISTS[choose(what, listing.LISTS, "list")](results):
-        click.echo(line)
+        tell(line)
     return 0
 
 
@@ -377,5 +378,5 @@ def _complain(sentence: str, code: int = 2) -> int:
     line = " ".join(sentence.split())
     if len(line) > LONGEST:
         line = f"{line[: LONGEST * 2 // 3]} ... {line[-LONGEST // 3 :]}"
-    print(f"bench: {line}", file=sys.stderr)
+    warn(line)
     return code

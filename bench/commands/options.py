@@ -102,6 +102,12 @@ MEAN = click.option(
     help="Normalisation of a weights file, e.g. 0.49,0.48,0.45 or 125.3/255,123/255,113.9/255.",
 )
 STD = click.option("--std", callback=numbers_of, help="See --mean.")
+WEIGHTS_KEY = click.option(
+    "--weights-key",
+    callback=filled_of,
+    metavar="KEY",
+    help="Where the weights lie in a file with several networks, e.g. state_dict_ema; a wrong one lists what is there.",
+)
 EPS = click.option(
     "--eps",
     callback=number_of,

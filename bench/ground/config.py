@@ -22,10 +22,13 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from bench.ground.plain import TEXT, read_plain
+
 T = TypeVar("T")
 _CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {}  # building one takes milliseconds, and a report reads many
 LISTED = 20  # names that a message lists
+DEEPEST = 40  # tables and lists inside each other; ours have six
 _WILD = "*?["
 _EXPONENT = re.compile(r"[eE][+-]?[0-9_]{4}|.{100}", re.DOTALL)  # as exact fractions they would fill the memory
 
@@ -73,7 +76,8 @@ def number(text: str | float) -> float:
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file. Raises UserError that names the file, and for bad syntax the line."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        tables = tomllib.loads(read_plain(Path(path), TEXT).decode())
+        check_depth(tables)
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file") from error
     except OSError as error:
@@ -82,6 +86,19 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: is not UTF-8 text (byte {error.start}), so it is not TOML") from error
     except (ValueError, RecursionError) as error:  # also for numbers of thousands of digits
         raise UserError(f"{path}: is not valid TOML: {error}") from error
+    return tables
+
+
+def check_depth(content: Any) -> None:
+    """Raises ValueError for tables and lists that lie more than DEEPEST deep in each other: what goes through them
+    later, here or in other packages, calls itself for each. Does not call itself.
+    """
+    level, depth = [content], 0
+    while level := [one for one in level if isinstance(one, dict | list)]:
+        depth += 1
+        if depth > DEEPEST:
+            raise ValueError(f"tables or lists lie more than {DEEPEST} deep in each other")
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
 
 
 def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
@@ -124,7 +141,7 @@ def override(tables: Mapping[str, dict[str, Any]], assignments: Iterable[str]) -
     for assignment in assignments:
         target, equals, text = assignment.partition("=")
         name, *keys = target.strip().split(".")
-        if not equals or not name or not keys or not all(keys):
+        if not equals or not name or not keys or not all(keys) or len(keys) > DEEPEST:
             raise UserError(f"--set {assignment!r} is not of the form NAME.key=VALUE, as in pgd-100.steps=20")
         for match in _matches(changed, name, keys[0], assignment):
             _assign(changed[match], keys, _value(text.strip()), assignment)
@@ -158,6 +175,7 @@ def _value(text: str) -> Any:
     """TOML value, or the text itself."""
     try:
         found = tomllib.loads(f"value = {text}")
+        check_depth(found)
     except (ValueError, RecursionError):  # also for numbers of thousands of digits
         return text
     return found["value"] if len(found) == 1 else text

@@ -13,7 +13,8 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from bench.ground.config import UserError, build, settings_of
+from bench.ground.config import UserError, build, check_depth, settings_of
+from bench.ground.plain import TEXT, read_plain
 
 T = TypeVar("T")
 SEAL = "sha256"
@@ -79,7 +80,7 @@ def read_json(path: Path, cls: type[T]) -> T:
     types.
     """
     try:
-        return parse(path, path.read_bytes(), cls)
+        return parse(path, read_plain(path, TEXT), cls)
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such record") from error
     except OSError as error:
@@ -90,6 +91,7 @@ def parse(path: Path, text: str | bytes, cls: type[T], advice: str = "delete it 
     """A dataclass from JSON text that belongs to `path`. Raises UserError."""
     try:
         content = json.loads(text)
+        check_depth(content)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is no whole JSON ({error}); {advice}") from error
     if not isinstance(content, dict):

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from bench.ground.pace import Pace
+from bench.ground.terminal import visible
 
 
 class Progress:
@@ -43,7 +44,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """A line that stays."""
-        self.console.print(line, markup=False, soft_wrap=True)
+        self.console.print(visible(line), markup=False, soft_wrap=True)
 
     def done(self, one: Hashable, seconds: float) -> None:
         """A training or an attack of the table is done."""

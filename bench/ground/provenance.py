@@ -52,6 +52,12 @@ class TrainingCost(Cost):
     peak_memory_bytes: int
 
 
+def check_cost(cost: Cost) -> None:
+    """Raises ValueError where a time or a count is below 0."""
+    if any(value < 0 for value in vars(cost).values()):
+        raise ValueError(f"cost {cost} is below 0")
+
+
 def provenance(device: str, threads: int) -> Provenance:
     """Of this process, now. device: such as "cpu" or the name of a GPU. Loads none of the packages it
     names.

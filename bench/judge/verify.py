@@ -26,14 +26,14 @@ from torch import Tensor, nn
 from attacks import ATTACKS
 from attacks.contract import Attack, ThreatModel, in_box, inside
 from attacks.norms import distance
-from attacks.target import Precision
+from attacks.target import ModelError, Precision
 from bench.ground.config import UserError, build
 from bench.judge.evaluate import DISTANCES, Verdicts, craft, evaluate
 from bench.judge.union import common_threat, evaluate_union
 from bench.ledger import adversarial, ids, plan
 from bench.ledger.evals import EvalRecord, read_eval
 from bench.ledger.folder import Results
-from bench.ledger.runs import list_runs
+from bench.ledger.runs import list_runs, read_run
 from bench.ledger.spec import CLEAN
 from bench.subjects import data, registry
 from bench.subjects.catalog import Catalog
@@ -102,7 +102,10 @@ def verify(
     total = len(record.images)
     count = total if images is None else min(images, total)
     places = np.sort(np.random.default_rng(seed).choice(total, count, replace=False))
-    return replay.verify(places.tolist())
+    try:
+        return replay.verify(places.tolist())
+    except ModelError as error:
+        raise UserError(f"{eval_id} of {run_id} cannot be replayed: {error}") from error
 
 
 @cache
@@ -125,9 +128,10 @@ class _Replay:
     def verify(self, places: Sequence[int]) -> Verified:
         """places: rows of the record's table."""
         what = f"{self.record.eval_id} of {self.record.run_id}"
-        kept = adversarial.read(self.results, self.record)
         _ = self.precision  # its id first: it says more of what is wrong
         self._check_threat()
+        self._check_network()
+        kept = adversarial.read(self.results, self.record, tuple(self.images.x.shape[1:]))
         ids, table = self.images.ids.tolist(), self.record.images
         if set(kept) != (set(table["image"][adversarial.fooled(table)]) if kept else set()):
             return Verified(what, len(places), len(table), 0, mismatches=["the images kept are not those that fool"])
@@ -158,6 +162,17 @@ class _Replay:
                 f"{record.eval_id} of {record.run_id} is judged within {record.norm} {record.eps:g}, and its attack is "
                 f"one within {norm} {threat.eps:g}; run it again"
             )
+
+    def _check_network(self) -> None:
+        """Raises UserError where a network of the record takes other images than the record's."""
+        loaded = _dataset(self.record.dataset, self.data_dir)
+        for run_id in [self.record.run_id, *([self.record.source.run_id] if self.record.source else [])]:
+            run = read_run(self.results, run_id)
+            if (tuple(run.image_shape), run.classes) != (loaded.image_shape, loaded.classes):
+                raise UserError(
+                    f"{run_id} takes images {tuple(run.image_shape)} of {run.classes} classes; {loaded.name} has "
+                    f"{loaded.image_shape} of {loaded.classes}"
+                )
 
     @cached_property
     def images(self) -> Images:
@@ -210,7 +225,7 @@ class _Replay:
     @property
     def classes(self) -> int:
         """Of the data set."""
-        return registry.read_run(self.results, self.record.run_id).classes
+        return read_run(self.results, self.record.run_id).classes
 
     @cached_property
     def resolved(self) -> dict[str, Any]:

@@ -9,17 +9,23 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+import zlib
+from math import prod
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench.ground.config import UserError
+from bench.ground.config import UserError, first_line
 from bench.ground.files import write_atomic
-from bench.ledger.evals import EvalHead
+from bench.ground.plain import read_plain
+from bench.ledger.evals import EvalRecord
 from bench.ledger.folder import Results
 
 Images = NDArray[np.float32]
+UNPACKED = 1 << 32  # bytes of the images of one record
+HEADER = 1 << 12  # bytes before an array; NumPy writes 128
 
 
 def fooled(table: pd.DataFrame) -> pd.Series:
@@ -38,19 +44,52 @@ def keep(results: Results, run_id: str, eval_id: str, table: pd.DataFrame, x_adv
     return hashlib.sha256(content).hexdigest()
 
 
-def read(results: Results, record: EvalHead) -> dict[int, Images]:
-    """Image id -> its kept adversarial image [C, H, W]; {} where none were kept. Raises UserError."""
+def read(results: Results, record: EvalRecord, shape: tuple[int, ...] | None = None) -> dict[int, Images]:
+    """Image id -> its kept adversarial image [C, H, W], which is `shape` where that is known; {} where none were kept.
+    Raises UserError.
+    """
     path = results.adversarial(record.run_id, record.eval_id)
     if record.adversarial_sha256 is None:
         return {}
     try:
-        content = path.read_bytes()
+        content = read_plain(path)
     except OSError as error:
         raise UserError(f"{path}: the record has adversarial images, but {error.strerror or error}") from error
     if hashlib.sha256(content).hexdigest() != record.adversarial_sha256:
         raise UserError(f"{path}: truncated or altered since the attack; delete it and its record and run again")
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return dict(zip(arrays["image"].tolist(), arrays["x_adv"], strict=True))
-    except (ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: is no archive of adversarial images ({error})") from error
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sorted(archive.namelist()) != ["image.npy", "x_adv.npy"]:
+                raise ValueError(f"it holds {', '.join(archive.namelist()[:4]) or 'nothing'}, not image and x_adv")
+            most = len(record.images)
+            image = _array(archive, "image", np.dtype("<i8"), 1, 8 * most)
+            x_adv = _array(archive, "x_adv", np.dtype("<f4"), 4, 4 * most * prod(shape) if shape else UNPACKED)
+    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path}: is no archive of adversarial images ({first_line(error)})") from error
+    wanted = (len(image), *(shape or x_adv.shape[1:]))
+    if x_adv.shape != wanted or len(np.unique(image)) < len(image):
+        raise UserError(
+            f"{path}: its images are {list(x_adv.shape)} with {len(image)} numbers; wanted {list(wanted)}, each number "
+            "once; delete it and its record and run again"
+        )
+    return dict(zip(image.tolist(), x_adv, strict=True))
+
+
+def _array(archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any], axes: int, most: int) -> NDArray[Any]:
+    """One array of the archive, at most `most` bytes of it. NumPy's own reader makes room for whatever a header says.
+
+    Raises ValueError for what is of another type, or longer than it says, and what zipfile and zlib raise.
+    """
+    about = archive.getinfo(f"{name}.npy")
+    if about.file_size > most + HEADER:
+        raise ValueError(f"{name} unpacks to {about.file_size} bytes, more than the {most} of its record")
+    file = io.BytesIO(archive.read(about))
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError(f"{name} is of another version of NumPy's format")
+    shape, columns_first, found = np.lib.format.read_array_header_1_0(file)
+    if found != dtype or len(shape) != axes or min(shape) < 0:
+        raise ValueError(f"{name} is {found} {list(shape)}, not {dtype} of {axes} axes")
+    body = file.read()
+    if len(body) != prod(shape) * dtype.itemsize:
+        raise ValueError(f"{name} says that it is {list(shape)}, and holds {len(body)} bytes")
+    return np.frombuffer(body, dtype).reshape(shape, order="F" if columns_first else "C").copy()

@@ -13,8 +13,11 @@ import pyarrow.parquet as pq
 
 from bench.ground.config import UserError
 from bench.ground.files import dump, parse, write_atomic
-from bench.ground.provenance import Cost, Provenance
+from bench.ground.plain import read_plain
+from bench.ground.provenance import Cost, Provenance, check_cost
 from bench.ledger.folder import Results, Source, broken, own
+from bench.ledger.ids import check_seed
+from bench.ledger.named import is_closest
 
 DISTANCES = ("linf", "l2", "l1", "l0")
 COLUMNS = dict.fromkeys(("image", "label", "clean_prediction", "adversarial_prediction"), pa.int64())
@@ -47,6 +50,12 @@ class EvalHead:
     broken_by: dict[str, list[int]] | None = field(default=None, kw_only=True)
     adversarial_sha256: str | None = field(default=None, kw_only=True)
 
+    def __post_init__(self) -> None:
+        if self.norm not in ("none", "own", "Linf", "L2", "L1", "L0") or not 0 <= self.eps < float("inf"):
+            raise ValueError(f"norm {self.norm!r}, eps {self.eps} is no threat model")
+        check_seed(self.seed)
+        check_cost(self.cost)
+
 
 @dataclass(frozen=True)
 class EvalRecord(EvalHead):
@@ -77,8 +86,7 @@ def read_eval(results: Results, run_id: str, eval_id: str) -> EvalRecord:
     """Raises UserError when the record is missing, truncated, of another cell, or contradicts itself."""
     path = results.eval(run_id, eval_id)
     try:
-        with open(path, "rb") as file:
-            table = pq.read_table(pa.BufferReader(file.read()), use_threads=False)
+        table = pq.read_table(pa.BufferReader(read_plain(path)), use_threads=False)
         metadata, seal = ((table.schema.metadata or {})[key] for key in (_METADATA, _SEAL))
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such record") from error
@@ -116,7 +124,8 @@ def _check_images(images: pd.DataFrame, head: EvalHead, path: Path) -> None:
     column = {name: images[name].to_numpy() for name in COLUMNS}  # plain arrays: a report checks a million rows
     right = column["clean_prediction"] == column["label"]
     held = column["adversarial_prediction"] == column["label"]
-    held |= beyond(images, head.norm, head.eps).to_numpy()  # a minimal-norm attack may have needed more than eps
+    past = ~held & beyond(images, head.norm, head.eps).to_numpy()  # a minimal-norm attack may have needed more than eps
+    held |= past
     contradicted = int((column["robust"] != (right & held)).sum())
     if images.empty:
         raise broken(path, "it holds no image")
@@ -124,6 +133,12 @@ def _check_images(images: pd.DataFrame, head: EvalHead, path: Path) -> None:
         raise broken(path, "an image appears twice")
     if contradicted:
         raise broken(path, f"on {contradicted} images the verdict contradicts the predictions")
+    if (past & right).any() and not is_closest(head.attack, vars(head), len(images)):
+        raise broken(
+            path,
+            f"{int((past & right).sum())} images that {head.attack} fooled count as robust because they lie beyond its "
+            "radius, where only an attack that looks for the closest image may go",
+        )
     if not all((column[name] >= 0).all() for name in COLUMNS if name != "robust"):  # NaN is not at least 0 either
         raise broken(path, "a class, a distance or a count of passes is negative or no number")
 

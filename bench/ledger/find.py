@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from bench.ledger.budgets import radius
 from bench.ledger.errors import read_error
 from bench.ledger.evals import EvalRecord, judge_at, read_eval
 from bench.ledger.folder import Results, Source
@@ -64,8 +65,22 @@ def _stale(plan: Plan, cell: Cell, record: EvalRecord, runs: Mapping[str, RunRec
     chosen_with = runs[cell.run_id].validation_sha256
     if plan.validation_sha256 and chosen_with and chosen_with != plan.validation_sha256:
         return "its checkpoint was chosen with other images than the validation images"
+    if other := _attacked_otherwise(plan.attacks[cell.attack], record):
+        return f"the record is of an attack with {other}"
     if record.images_sha256 != plan.images_sha256:
         return "the record is of other images than the plan's"
     if len(record.images) != plan.images:
         return f"the record has {len(record.images)} images, the plan {plan.images}"
+    return None
+
+
+def _attacked_otherwise(attack: Mapping[str, Any], record: EvalRecord) -> str | None:
+    """Where a record's settings or radius are not those of the plan's attack, in words."""
+    settings = attack["settings"]
+    for key in settings.keys() & record.settings.keys():
+        if settings[key] != record.settings[key]:
+            return f"{key} {record.settings[key]}, the plan's has {settings[key]}"
+    threat = settings.get("threat", {})
+    if threat and (record.norm, record.eps) != (threat["norm"], threat["eps"]):
+        return f"{record.norm} {radius(record.eps)}, the plan's has {threat['norm']} {radius(threat['eps'])}"
     return None

@@ -99,6 +99,12 @@ def eval_identity(
     return identity if source is None else identity | {"source": source}
 
 
+def check_seed(seed: int) -> None:
+    """Raises ValueError for a number that no generator of random numbers takes."""
+    if not -(1 << 63) <= seed < 1 << 63:
+        raise ValueError(f"seed {seed} is not within 64 bits")
+
+
 def slug(name: str) -> str:
     """`name` as part of an id."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_") or "x"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 from bench.ground.files import read_json, write_json
-from bench.ground.provenance import Provenance, TrainingCost
+from bench.ground.provenance import Provenance, TrainingCost, check_cost
 from bench.ledger.folder import Results, Source, own
-from bench.ledger.ids import LABEL, training_of
+from bench.ledger.ids import LABEL, check_seed, training_of
+
+WIDEST = 1 << 16  # pixels of a side, channels, classes: far more than any data set has
+LARGEST = 1 << 28  # values of an image
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,16 @@ class RunRecord:
     def __post_init__(self) -> None:
         if training_of(self.run_id) != self.training_id:
             raise ValueError(f"run_id {self.run_id!r} is not of training {self.training_id!r}")
+        if len(self.image_shape) != 3 or not all(1 <= side <= WIDEST for side in self.image_shape):
+            raise ValueError(f"image_shape {self.image_shape} is no [C, H, W], each of 1 to {WIDEST}")
+        if prod(self.image_shape) > LARGEST:
+            raise ValueError(f"image_shape {self.image_shape} has more than {LARGEST} values")
+        if not 2 <= self.classes <= WIDEST:
+            raise ValueError(f"classes {self.classes} is not within 2 to {WIDEST}")
+        if not 0 <= self.member < WIDEST or not 0 <= self.epoch < LARGEST:
+            raise ValueError(f"member {self.member} or epoch {self.epoch} is no count")
+        check_seed(self.seed)
+        check_cost(self.cost)
         if self.weights_file != f"{self.run_id.rpartition('.')[2]}.safetensors":
             raise ValueError(f"weights_file {self.weights_file!r} is not the run's own safetensors file")
 

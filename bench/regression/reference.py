@@ -16,6 +16,7 @@ from scipy.special import stdtrit
 from bench.ground.config import UserError
 from bench.ground.files import write_text
 from bench.ground.provenance import Provenance
+from bench.ground.spreadsheet import read_csv, to_csv
 from bench.ledger.evals import read_eval
 from bench.ledger.find import OK
 from bench.ledger.folder import Results
@@ -121,7 +122,7 @@ def write_reference(plan: Plan, frame: pd.DataFrame, path: Path) -> Path:
         }
     )
     lines = pd.concat([lines, made_with], axis=1)[COLUMNS]
-    return write_text(path, lines.to_csv(index=False, float_format="%.4f"))
+    return write_text(path, to_csv(lines, float_format="%.4f"))
 
 
 def cells_of(plan: Plan, frame: pd.DataFrame) -> dict[tuple[str, str], dict[str, Any]]:
@@ -206,14 +207,14 @@ def _tolerance(plan: Plan, frame: pd.DataFrame) -> pd.Series:
 
 def read_reference(path: Path, name: str) -> dict[tuple[str, str], dict[str, Any]]:
     """(row, column) -> the reference cell of the table `name`. Raises UserError."""
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path}: is no plain file")
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)  # a row may be named NA, a hash be all digits
+        frame = read_csv(path)
     except FileNotFoundError as error:
         advice = "make one with `bench check --update` and commit it"
         raise UserError(f"{path}: there is no reference; {advice}") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:
         raise UserError(f"{path}: is no readable CSV ({error})") from error
     if list(frame.columns) != COLUMNS:
         raise UserError(f"{path}: wanted the columns {', '.join(COLUMNS)}")

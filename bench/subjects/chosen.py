@@ -15,6 +15,7 @@ from torch import nn
 
 from attacks.target import ModelError, Target
 from bench.ground.config import UserError, choose
+from bench.ground.plain import TEXT, read_plain
 from bench.ledger.folder import Results
 from bench.ledger.ids import run_id
 from bench.ledger.runs import list_runs, read_run
@@ -49,7 +50,8 @@ class Choice:
     """The model and the images that a command names.
 
     source: the model that an attack is crafted on, given like `model`; None is `model` itself. arch, mean, std: of
-    models of one's own. images: the first so many test images; indices: a file with their numbers.
+    models of one's own. weights_key: which network of a weights file that holds several. images: the first so many
+    test images; indices: a file with their numbers.
     """
 
     model: str
@@ -63,6 +65,7 @@ class Choice:
     mean: Statistics | None = None
     std: Statistics | None = None
     source: str | None = None
+    weights_key: str | None = None
 
     @property
     def words(self) -> str:
@@ -88,7 +91,7 @@ class Choice:
                 if all(one in runs for one in chosen):
                     self._refuse_unused(model, own_arch)
             else:
-                subject = _own(model, self.arch, dataset, self.mean, self.std)
+                subject = _own(model, self.arch, dataset, self.mean, self.std, self.weights_key)
             _try(model, subject.network.to(device), dataset, device)
             subjects.append(subject)
         return subjects
@@ -103,6 +106,8 @@ class Choice:
             raise UserError(f"{model} is a {own_arch}, not a {self.arch}; leave --arch out")
         if self.mean is not None or self.std is not None:
             raise UserError(f"{model} holds its own normalisation; leave out --mean and --std")
+        if self.weights_key is not None:
+            raise UserError(f"{model} is one registered network; leave out --weights-key")
 
 
 def _registered(folder: Results, model: str, arch: str | None, source: Dataset) -> tuple[Subject, str]:
@@ -126,7 +131,14 @@ def _try(model: str, network: nn.Module, source: Dataset, device: torch.device) 
         raise UserError(f"{model}: {error}") from error
 
 
-def _own(model: str, arch: str | None, source: Dataset, mean: Statistics | None, std: Statistics | None) -> Subject:
+def _own(
+    model: str,
+    arch: str | None,
+    source: Dataset,
+    mean: Statistics | None,
+    std: Statistics | None,
+    weights_key: str | None,
+) -> Subject:
     """A weights file or module:factory; its records are filed under its name and the hash of its weights."""
     if (mean is None) != (std is None):
         raise UserError("--mean and --std go together; give both or neither")
@@ -137,8 +149,10 @@ def _own(model: str, arch: str | None, source: Dataset, mean: Statistics | None,
     if Path(model).suffix in (".pt", ".pth", ".safetensors", ".bin", ".ckpt") or Path(model).is_file():
         if arch is None:
             raise UserError(f"{model} is a weights file; say which architecture it fits with --arch")
-        network = weights.from_weights(Path(model), arch, shape, classes, normalize)
+        network = weights.from_weights(Path(model), arch, shape, classes, normalize, key=weights_key)
     elif ":" in model:
+        if weights_key is not None:
+            raise UserError(f"{model} is no weights file; leave out --weights-key")
         network = models.create(model, shape, classes, normalize=normalize)
     else:
         raise UserError(
@@ -158,8 +172,10 @@ def choose_images(source: Dataset, count: int | None, indices: Path | None) -> I
     chosen = source.test
     if indices is not None:
         try:
-            numbers = torch.tensor([int(line) for line in indices.read_text().split()], dtype=torch.int64)
-        except (OSError, ValueError) as error:
+            numbers = torch.tensor(
+                [int(line) for line in read_plain(indices, TEXT).decode().split()], dtype=torch.int64
+            )
+        except (OSError, ValueError, OverflowError, RuntimeError) as error:
             raise UserError(f"cannot read image numbers from {indices}: {error}; write one number a line") from error
         if len(numbers) == 0 or numbers.min() < 0 or numbers.max() >= len(chosen):
             raise UserError(f"{indices}: image numbers must be in 0..{len(chosen) - 1}")

@@ -12,7 +12,6 @@ import io
 import os
 import pickle
 import re
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,12 +24,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.ground.config import UserError, choose
+from bench.ground import terminal
+from bench.ground.config import UserError, choose, first_line
+from bench.ground.plain import check_plain, read_plain
 
 SPLIT_SEED = 0
 VALIDATION = 1000  # images held out of training, as in Rice et al. 2020
 DIGITS_TEST, DIGITS_VALIDATION = 450, 200
 PAD = 4
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # others may run programs, or hide how deep their colours are
+MODES = ("1", "L", "P", "LA", "PA", "RGB", "RGBA", "RGBX")  # of Pillow: 8 bits or fewer, and colours that are RGB
+DEEP = re.compile(r";(12|16|32|64)[BLNSF]|;32\b")  # Pillow's name of a file's own depth, which it may cut to 8 bits
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ def load(name: str = "digits", data_dir: str | Path | None = None) -> Dataset:
 @cache
 def _warn(sentence: str) -> None:
     """Once a process."""
-    print(f"bench: {sentence}", file=sys.stderr)
+    terminal.warn(sentence)
 
 
 def check_images(x: Tensor, y: Tensor, classes: int) -> None:
@@ -235,17 +239,19 @@ def _parquet_shard(path: Path, kind: Kind) -> Arrays:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(pa.BufferReader(read_plain(path)))
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path} is not a whole Parquet file ({str(error).splitlines()[0]})") from error
-    image = next((name for name in ("img", "image") if name in table.column_names), None)
-    label = next((name for name in ("fine_label", "label") if name in table.column_names), None)
+    names = table.column_names
+    image = next((name for name in ("img", "image") if names.count(name) == 1), None)
+    label = next((name for name in ("fine_label", "label") if names.count(name) == 1), None)
     if image is None or label is None:
-        raise UserError(
-            f"{path} has columns {', '.join(table.column_names)}; wanted img or image, and label or fine_label"
-        )
+        raise UserError(f"{path} has columns {', '.join(names)}; wanted one img or image, and one fine_label or label")
+    if not table.num_rows:
+        raise UserError(f"{path} holds no image")
     rows = table.column(image).to_pylist()
     labels = table.column(label).to_numpy()
+    _check_labels(labels, kind, path)
     out = np.empty((len(rows), kind.shape[1], kind.shape[2], kind.shape[0]), dtype=np.uint8)
 
     def decode(index: int) -> None:
@@ -253,7 +259,6 @@ def _parquet_shard(path: Path, kind: Kind) -> Arrays:
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(decode, range(len(rows)), chunksize=256))
-    _check_labels(labels, kind, path)
     return out, labels
 
 
@@ -266,26 +271,50 @@ def _check_labels(labels: np.ndarray, kind: Kind, path: Path) -> None:
 
 
 def _decode(cell: Any, kind: Kind, where: str) -> np.ndarray:
-    """{"bytes": ...} in any coding Pillow reads -> [H, W, C] uint8. Raises UserError."""
-    from PIL import Image, UnidentifiedImageError
+    """The bytes of an image file, alone or as {"bytes": ...} -> [H, W, C] uint8. Raises UserError."""
+    from PIL import Image
+
+    content = cell.get("bytes") if isinstance(cell, dict) else cell
+    if not isinstance(content, bytes):
+        raise UserError(
+            f"{where}: wanted an image as the bytes of a file, such as a PNG, in a column of bytes or of "
+            f"{{bytes, path}}; got {content!r:.60}"
+        )
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            return _pixels(image, kind)
+    except _Unfit as error:
+        raise UserError(f"{where}: the image {error}") from error
+    except Exception as error:  # a damaged image breaks its reader anywhere
+        raise UserError(f"{where}: the image cannot be decoded ({first_line(error)})") from error
+
+
+class _Unfit(Exception):
+    """An image that is another picture than any [H, W, C] of bytes says."""
+
+
+def _pixels(image: Any, kind: Kind) -> np.ndarray:
+    """A PIL image that is not yet decoded -> [H, W, C] uint8, upright. Raises _Unfit for what would lose a part of the
+    picture without a word: depth, transparency, colours, frames.
+    """
+    from PIL import ImageOps
 
     channels, height, width = kind.shape
-    try:
-        with Image.open(io.BytesIO(cell["bytes"])) as image:
-            pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
-    except (
-        UnidentifiedImageError,
-        OSError,
-        TypeError,
-        KeyError,
-        ValueError,
-        SyntaxError,
-        Image.DecompressionBombError,
-    ) as error:
-        raise UserError(f"{where}: the image cannot be decoded ({error})") from error
-    if pixels.shape[:2] != (height, width):
-        raise UserError(f"{where}: the image is {pixels.shape[1]}x{pixels.shape[0]}, not {width}x{height}")
-    return pixels.reshape(height, width, channels)
+    if set(image.size) != {width, height}:  # before it is decoded: it may unpack to gigabytes
+        raise _Unfit(f"is {image.size[0]}x{image.size[1]}, not {width}x{height}")
+    if (frames := getattr(image, "n_frames", 1)) != 1:
+        raise _Unfit(f"has {frames} frames, and one is wanted")
+    if image.mode.startswith(("I", "F")) or any(DEEP.search(str(tile)) for tile in image.tile):
+        raise _Unfit(f"has more than 8 bits a channel (mode {image.mode}); save it with 8 bits, 0 to 255")
+    if image.mode not in MODES:
+        raise _Unfit(f"is in {image.mode}, whose colours depend on a profile; save it as RGB")
+    upright = ImageOps.exif_transpose(image)  # as the Hugging Face hub's own reader does
+    if upright.has_transparency_data and np.asarray(upright.convert("RGBA"))[..., 3].min() < 255:
+        raise _Unfit("is transparent in places, where its colour is that of an unknown background")
+    pixels = np.asarray(upright.convert("RGB"))
+    if channels == 1 and not (pixels == pixels[..., :1]).all():
+        raise _Unfit("has colours, and the data set is grey")
+    return pixels[..., :channels]
 
 
 def _torchvision_root(root: Path, name: str, kind: Kind) -> Path | None:
@@ -301,6 +330,7 @@ def _torchvision(root: Path | None, name: str, kind: Kind) -> tuple[Arrays, Arra
     import torchvision
 
     place = (_torchvision_root(root, name, kind) if root else None) or (root or Path("data"))
+    _check_files(place / kind.folder)
     make: Callable[..., Any] = getattr(torchvision.datasets, kind.torchvision)
     parts = []
     for train in (True, False):
@@ -314,6 +344,16 @@ def _torchvision(root: Path | None, name: str, kind: Kind) -> tuple[Arrays, Arra
                 "it with --data-dir or BENCH_DATA"
             ) from error
     return parts[0], parts[1], f"torchvision's files in {place}"
+
+
+def _check_files(place: Path) -> None:
+    """torchvision opens these files itself. Raises UserError for what is no plain file."""
+    for path in place.rglob("*") if place.is_dir() else [place] if place.exists() else []:
+        try:
+            if not path.is_dir():
+                check_plain(path)
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror or error}") from error
 
 
 def _arrays(dataset: Any) -> Arrays:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
@@ -25,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attacks.target import ModelError, check_values
+from bench.ground import terminal
 from bench.ground.config import UserError, choose
 
 Shape = tuple[int, int, int]
@@ -288,7 +288,7 @@ def _unfold(model: nn.Module) -> None:
 @cache
 def _warn(name: str) -> None:
     """Once a process."""
-    print(f"bench: running the code of {name}", file=sys.stderr)
+    terminal.warn(f"running the code of {name}")
 
 
 def _from_factory(name: str, shape: Shape, classes: int) -> nn.Module:

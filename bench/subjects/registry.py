@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bench.ground.config import UserError
 from bench.ground.files import write_atomic
+from bench.ground.plain import read_plain
 from bench.ledger.folder import Results
 from bench.ledger.runs import RunRecord, read_run, write_run
 from bench.subjects import weights
@@ -30,7 +31,7 @@ def register(results: Results, state: dict[str, Tensor], record: RunRecord) -> R
     content = save({name: value.detach().cpu().contiguous() for name, value in state.items()})
     whole = replace(record, weights_sha256=hashlib.sha256(content).hexdigest())
     path = weights_path(results, record)
-    if results.run(record.run_id).exists() and path.exists() and path.read_bytes() == content:
+    if results.run(record.run_id).exists() and path.is_file() and read_plain(path) == content:
         known = read_run(results, record.run_id)
         if known.weights_sha256 == whole.weights_sha256:
             return known

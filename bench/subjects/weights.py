@@ -1,16 +1,22 @@
 """Weights files, ours and other people's: safetensors, or torch files of plain tensors. Nothing here runs code.
 
-Common wrappers ("state_dict", "model", "net", ...), prefixes ("module.", "model.") and the keys of the WRN of TRADES
-and its descendants are mapped to ours; tensors that their forward pass never uses (`sub_block1`) are left out. A file
-that holds its normalisation as a first module (keys "0.mean", "0.std", then "1...." for the network) keeps it.
+Common wrappers ("state_dict", "model", "net", ...), prefixes ("module.", "model.") and the keys of two families are
+mapped to ours: the WRN of TRADES and its descendants (tensors that their forward pass never uses, `sub_block1`, are
+left out), and the ResNets and PreActResNets of CIFAR code and of torchvision (`conv1`, `layer1.0.shortcut.0`, or
+`downsample.0`). A file that holds its normalisation as a first module (keys "0.mean", "0.std", then "1...." for the
+network) keeps it. Of a file with several networks, such as weights and their average, the one that is taken is said.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
+import math
 import pickle
 import re
 import warnings
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +25,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
-from bench.ground.config import UserError, first_line
+from bench.ground import terminal
+from bench.ground.config import UserError, check_depth, first_line
+from bench.ground.plain import read_plain
 from bench.subjects import models
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "ema", "best")
+# of a file with several networks the first of these is taken: the plain weights before their average
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "ema", "best")
+AVERAGES = ("state_dict_ema", "ema_state_dict", "model_ema", "net_ema", "ema_model", "averaged", "swa")
 PREFIXES = ("module.", "model.", "net.", "_orig_mod.")
+REAL = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool, torch.uint8}
+REAL |= {torch.int8, torch.int16, torch.int32, torch.int64, torch.float8_e4m3fn, torch.float8_e5m2}
 UNUSED = re.compile(r"(^|\.)sub_block1\.|num_batches_tracked$")
-WRN_KEYS = (
-    (re.compile(r"^conv1\."), "stem."),
-    (re.compile(r"^bn1\."), "last_bn."),
-    (re.compile(r"^fc\."), "linear."),
-    (re.compile(r"\.convShortcut\."), ".shortcut."),
-)
+BLOCK = re.compile(r"(?:block(\d{1,4})\.layer|layer(\d{1,4}))\.(\d{1,4})\.(.+)")
 
 
 def from_weights(
@@ -40,49 +47,34 @@ def from_weights(
     classes: int,
     normalize: models.Statistics | None = None,
     sha256: str | None = None,
+    key: str | None = None,
 ) -> nn.Module:
     """The architecture with the file's weights, in evaluation mode.
 
-    normalize: (mean, std) to put in front, for files that do not hold them. sha256: what the file must hash to.
-    Raises UserError: missing, truncated or altered file, a pickle that is more than weights, keys that do not fit.
+    normalize: (mean, std) to put in front, for files that do not hold them. sha256: what the file must hash to. key:
+    where in the file the weights lie, such as "state_dict_ema". Raises UserError: missing, truncated or altered file, a
+    pickle that is more than weights, keys that do not fit.
     """
-    state = read_weights(Path(path), sha256)
+    state = _unprefixed(read_weights(Path(path), sha256, key))
     if {"0.mean", "0.std"} <= set(state):
         if normalize is not None:
             raise UserError(f"{path} holds its own normalisation; leave out --mean and --std")
-        normalize = state["0.mean"].flatten().tolist(), state["0.std"].flatten().tolist()
+        normalize = _normalisation(path, state["0.mean"], state["0.std"])
         state = {name.removeprefix("1."): value for name, value in state.items() if name.startswith("1.")}
-    model = models.create(arch, shape, classes)
-    own = model.state_dict()
-    fitted = _fit(state, arch)
-    missing = [name for name in own if name not in fitted and not name.endswith("num_batches_tracked")]
-    extra = [name for name in fitted if name not in own]
-    wrong = [
-        f"{name} {tuple(value.shape)} instead of {tuple(own[name].shape)}"
-        for name, value in fitted.items()
-        if name in own and value.shape != own[name].shape
-    ]
-    if missing or extra or wrong:
-        found = [("missing", missing), ("not known", extra), ("of another shape", wrong)]
-        listed = "; ".join(f"{what}: {_some(names)}" for what, names in found if names)
-        raise UserError(f"{path} does not fit {arch} with images {shape} and {classes} classes; {listed}")
+    about = f"{arch} with images {shape} and {classes} classes"
+    own_code = ":" in arch
+    with torch.device("cpu" if own_code else "meta"):  # of what does not fit nothing is allocated: it may be terabytes
+        model = models.create(arch, shape, classes)
+    fitted = _fit(state, model.state_dict(), f"{path} does not fit {about}")
+    model = model if own_code else models.create(arch, shape, classes)
     model.load_state_dict(fitted, strict=False)
     return models.with_normalization(model, shape, normalize).eval()
 
 
-def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
+def read_weights(path: Path, sha256: str | None = None, key: str | None = None) -> dict[str, Tensor]:
     """name -> tensor, dense and of real numbers. Raises UserError."""
-    state = _read(path, sha256)
-    for name, value in state.items():
-        plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
-        if not plain or value.is_nested or value.is_complex():
-            raise UserError(f"{path}: {name} is no plain tensor of real numbers, and weights are")
-    return state
-
-
-def _read(path: Path, sha256: str | None) -> dict[str, Tensor]:
     try:
-        content = path.read_bytes()
+        content = read_plain(path)
     except OSError as error:
         raise UserError(f"cannot read weights {path}: {error.strerror or error}") from error
     digest = hashlib.sha256(content).hexdigest()
@@ -91,19 +83,32 @@ def _read(path: Path, sha256: str | None) -> dict[str, Tensor]:
             f"{path} is not the file that was registered (SHA-256 {digest[:12]}..., recorded {sha256[:12]}...): it was "
             "truncated or altered; delete its run and train again"
         )
+    state = _chosen(path, _loaded(path, content), key)
+    for name, value in state.items():
+        if not _is_plain(value):
+            raise UserError(f"{path}: {name} is no plain tensor of real numbers, and weights are")
+    return state
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Whether it is dense, in memory, and of real numbers. The layout first: of others nothing else can be asked."""
+    if value.layout != torch.strided or value.device.type != "cpu" or type(value) not in (Tensor, nn.Parameter):
+        return False
+    return not (value.is_quantized or value.is_nested) and value.dtype in REAL
+
+
+def _loaded(path: Path, content: bytes) -> Any:
+    """What the file holds. Raises UserError."""
     if path.suffix == ".safetensors":
         try:
             return load_safetensors(content)
         except SafetensorError as error:
             raise UserError(f"{path} is not a whole safetensors file ({error})") from error
-    return _plain_state(path)
-
-
-def _plain_state(path: Path) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about what it cannot read, which is refused below in our words
-            loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+            loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        check_depth(loaded)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} is not plain weights: it holds Python objects, which run code when loaded, or is damaged; "
@@ -111,36 +116,130 @@ def _plain_state(path: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # a damaged file breaks torch's reader anywhere
         raise UserError(f"{path} cannot be read as weights ({first_line(error)})") from error
-    for name in WRAPPERS:
-        if isinstance(loaded, dict) and isinstance(loaded.get(name), dict):
-            loaded = loaded[name]
-    if not isinstance(loaded, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()):
-        raise UserError(f"{path} holds no state dict (a mapping from names to tensors)")
     return loaded
 
 
-def _fit(state: dict[str, Tensor], arch: str) -> dict[str, Tensor]:
-    """The file's tensors under our names; what no forward pass uses is left out."""
+def _chosen(path: Path, loaded: Any, key: str | None) -> dict[str, Tensor]:
+    """The network that `key` names, or the first of WRAPPERS; of several it is said. Raises UserError."""
+    found = _networks(loaded)
+    listed = ", ".join(sorted(filter(None, found))) or "nothing, as it is one set of weights"
+    if key is not None:
+        named = {name.removeprefix(f"{key}."): value for name, value in _flat(loaded) if name.startswith(f"{key}.")}
+        if not named:
+            raise UserError(f"{path} holds no weights under {key!r}; --weights-key may be: {listed}")
+        return named
+    if not found:
+        raise UserError(f"{path} holds no state dict (a mapping from names to tensors)")
+    parts = zip(*(name.split(".") for name in found), strict=False)
+    shared = next((n for n, at in enumerate(parts) if len(set(at)) > 1), 0)
+    first = min(found, key=lambda name: _rank(name, shared))
+    if len(found) > 1 and math.inf in _rank(first, shared):
+        raise UserError(f"{path} holds {len(found)} sets of weights ({listed}); say which with --weights-key")
+    if len(found) > 1:
+        _warn(f"{path} holds {len(found)} sets of weights ({listed}); {first} was taken, --weights-key takes another")
+    return found[first]
+
+
+def _networks(loaded: Any, at: str = "") -> dict[str, dict[str, Tensor]]:
+    """Dotted key -> every state dict inside, also two in one that are told apart by the beginning of their names."""
+    if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(name, str) for name in loaded):
+        return {}
+    if not all(isinstance(value, Tensor) for value in loaded.values()):
+        inner = [_networks(value, f"{at}.{name}" if at else name) for name, value in loaded.items()]
+        return {name: state for one in inner for name, state in one.items()}
+    starts = sorted({name.partition(".")[0] for name in loaded})
+    if len(starts) > 1 and set(starts) <= {*WRAPPERS, *AVERAGES, "module", "_orig_mod"}:
+        whole = {
+            start: {n.partition(".")[2]: v for n, v in loaded.items() if n.startswith(f"{start}.")} for start in starts
+        }
+        return {f"{at}.{start}" if at else start: state for start, state in whole.items() if state}
+    return {at: dict(loaded)}
+
+
+def _flat(loaded: Any, at: str = "") -> list[tuple[str, Tensor]]:
+    """(dotted name, tensor) of all tensors that are reached by names."""
+    if not isinstance(loaded, Mapping):
+        return [(at, loaded)] if isinstance(loaded, Tensor) else []
+    named = [(f"{at}.{name}" if at else name, value) for name, value in loaded.items() if isinstance(name, str)]
+    return [one for name, value in named for one in _flat(value, name)]
+
+
+def _rank(key: str, shared: int) -> list[float]:
+    """By the known wrappers on the way, after the `shared` first, in their order; what is not known comes last."""
+    known = [*WRAPPERS, *AVERAGES]
+    return [known.index(part) if part in known else math.inf for part in key.split(".")[shared:]]
+
+
+@cache
+def _warn(sentence: str) -> None:
+    """Once a process."""
+    terminal.warn(sentence)
+
+
+def _normalisation(path: Path, mean: Tensor, std: Tensor) -> models.Statistics:
+    """What the file puts in front of the network. Raises UserError for what no image can be divided by."""
+    means, stds = mean.flatten().tolist(), std.flatten().tolist()
+    if not all(map(math.isfinite, [*means, *stds])) or min(stds, default=0) <= 0:
+        raise UserError(
+            f"{path}: its normalisation has mean {_numbers(means)} and std {_numbers(stds)}; a mean is a finite number "
+            "and a deviation a finite one above 0"
+        )
+    return means, stds
+
+
+def _numbers(values: list[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values[:4]) + (", ..." if len(values) > 4 else "")
+
+
+def _unprefixed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without what no forward pass uses, and without the prefixes that all names share."""
     used = {name: value for name, value in state.items() if not UNUSED.search(name)}
     for prefix in PREFIXES * 2:
         if used and all(name.startswith(prefix) for name in used):
             used = {name.removeprefix(prefix): value for name, value in used.items()}
-    layers = [int(match[1]) for name in used if (match := re.match(r"block1\.layer\.(\d{1,4})\.", name))]
-    if arch.startswith("wrn") and layers:
-        depth = 1 + max(layers)
-        used = {_wrn_name(name, depth): value for name, value in used.items()}
     return used
 
 
-def _wrn_name(name: str, depth: int) -> str:
-    """block2.layer.1.bn1.weight -> blocks.<depth + 1>.bn1.weight, and the top-level names."""
-    match = re.match(r"block(\d)\.layer\.(\d+)\.(.*)", name)
-    if match:
-        name = f"blocks.{(int(match[1]) - 1) * depth + int(match[2])}.{match[3]}"
-        return WRN_KEYS[3][0].sub(WRN_KEYS[3][1], name)
-    for pattern, replacement in WRN_KEYS[:3]:
-        name = pattern.sub(replacement, name)
-    return name
+def _fit(state: Mapping[str, Tensor], own: Mapping[str, Tensor], wrong: str) -> dict[str, Tensor]:
+    """The file's tensors under our names, in our shapes. Raises UserError, which begins with `wrong`."""
+    renamed = _our_names(_unprefixed(state), own)
+    missing = [name for name in own if name not in renamed and not name.endswith("num_batches_tracked")]
+    extra = [name for name in renamed if name not in own]
+    shapes = [
+        f"{name} {tuple(value.shape)} instead of {tuple(own[name].shape)}"
+        for name, value in renamed.items()
+        if name in own and value.shape != own[name].shape
+    ]
+    if missing or extra or shapes:
+        found = [("missing", missing), ("not known", extra), ("of another shape", shapes)]
+        raise UserError(f"{wrong}; " + "; ".join(f"{what}: {_some(names)}" for what, names in found if names))
+    return renamed
+
+
+def _our_names(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """block2.layer.1.bn1.weight, layer3.0.downsample.0.weight -> blocks.<number>..., and the names around the blocks.
+
+    Blocks are counted through all stages. Of a pre-activation network the batch norm stands at the end, and the
+    shortcut is a convolution alone.
+    """
+    places = [(int(m[1] or m[2]), int(m[3])) for name in state if (m := BLOCK.fullmatch(name))]
+    if "stem.weight" not in own or not places:
+        return state
+    number = {place: n for n, place in enumerate(sorted(set(places)))}
+    preactivation = "last_bn.weight" in own
+    around = {"conv1": "stem", "bn1": "last_bn" if preactivation else "stem_bn", "bn": "last_bn", "fc": "linear"}
+    renamed = {}
+    for name, value in state.items():
+        if match := BLOCK.fullmatch(name):
+            rest = re.sub(r"^(convShortcut|downsample)\.", "shortcut.", match[4])
+            if preactivation:
+                rest = re.sub(r"^shortcut\.0\.", "shortcut.", rest)
+            name = f"blocks.{number[int(match[1] or match[2]), int(match[3])]}.{rest}"
+        else:
+            start, dot, rest = name.partition(".")
+            name = around.get(start, start) + dot + rest
+        renamed[name] = value
+    return renamed if len(renamed) == len(state) else state  # two of one name: it is no file of theirs
 
 
 def _some(names: list[str]) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from bench.ground.files import write_atomic, write_text
+from bench.ground.spreadsheet import to_csv
 from bench.ground.stats import holm, mcnemar
 from bench.ledger.find import OK, find
 from bench.ledger.folder import Results
@@ -69,7 +70,7 @@ def draw(plan: Plan, frame: pd.DataFrame, results: Results) -> list[Path]:
     from matplotlib import figure, rc_context
 
     stem = results.table(plan.name).with_name(f"{plan.name}-figure")
-    paths = [write_text(stem.with_suffix(".csv"), shown.to_csv(index=False))]
+    paths = [write_text(stem.with_suffix(".csv"), to_csv(shown))]
     with rc_context(STYLE | {"svg.hashsalt": plan.name}):
         canvas = figure.Figure(figsize=(8, 4.8), layout="constrained")
         axes = canvas.add_subplot()

@@ -17,9 +17,13 @@ import pandas as pd
 
 from bench.ground.config import UserError, choose
 from bench.ground.files import write_text
+from bench.ground.spreadsheet import read_csv, to_csv
 from bench.ground.stats import LEVEL
+from bench.ground.terminal import visible
+from bench.ledger.budgets import budget
 from bench.ledger.find import OK
 from bench.ledger.folder import Results
+from bench.ledger.named import unlike_suite
 from bench.ledger.plan import Plan
 from bench.tables.compare import COLUMNS as COMPARED
 
@@ -37,7 +41,8 @@ _LATEX = {
 
 def render(plan: Plan, frame: pd.DataFrame, style: str) -> str:
     """The table of `tables.table` in one of FORMATS. Raises UserError for another format."""
-    return FORMATS[choose(style, FORMATS, "format")](plan, frame)
+    text = FORMATS[choose(style, FORMATS, "format")](plan, frame)
+    return text if style == "csv" else visible(text)  # a CSV is read again
 
 
 def write_table(plan: Plan, frame: pd.DataFrame, results: Results) -> Path:
@@ -79,7 +84,7 @@ def against_paper(plan: Plan, frame: pd.DataFrame, reference: Path) -> pd.DataFr
 def _published(path: Path) -> pd.DataFrame:
     """Raises UserError."""
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        frame = read_csv(path)
         frame["accuracy_percent"] = pd.to_numeric(frame["accuracy_percent"])
         wanted = frame[["dataset", "arch", "method", "column", "accuracy_percent"]]
     except OSError as error:
@@ -155,6 +160,7 @@ def _notes(plan: Plan, frame: pd.DataFrame) -> list[str]:
     ]
     if plan.note:
         notes.append(f"Note: {plan.note}")
+    notes += _unlike_suite(plan)
     notes += [note for column in plan.unions if (note := _broken_by(column, frame))]
     sick = {run_id: words for health in frame["health"] for run_id, words in health.items()}
     notes += [f"{SICK} {run_id}: {words}." for run_id, words in sick.items()]
@@ -162,6 +168,21 @@ def _notes(plan: Plan, frame: pd.DataFrame) -> list[str]:
         notes.append(f"Trust, by `bench diagnose` (checks for gradient masking): {'; '.join(said)}.")
     failed = frame[frame["state"] != OK]
     return notes + [f"{line['state'].capitalize()}: {line['error']}." for line in failed.to_dict("records")]
+
+
+def _unlike_suite(plan: Plan) -> list[str]:
+    """Where an attack is not what the suite has under its name, or is not what the plan says of it in words."""
+    notes = []
+    for column in plan.columns:
+        cell = next((cell for cell in plan.cells if cell.column == column), None)
+        if cell is None:
+            continue
+        attack = plan.attacks[cell.attack]
+        if unlike := unlike_suite(cell.attack, attack):
+            notes.append(f"Not as named: {column} is not the suite's {cell.attack}: {', '.join(unlike)}.")
+        if (words := budget(attack, cell.at)) not in plan.budgets[column]:
+            notes.append(f"Not as said: the settings of {column} are {words}.")
+    return notes
 
 
 def _tested(plan: Plan, frame: pd.DataFrame) -> list[str]:
@@ -235,8 +256,7 @@ def _csv(plan: Plan, frame: pd.DataFrame) -> str:
     columns = ["table", "row", "column", "n", "seeds", *(f"{name}_percent" for name in shares)]
     columns += ["state", "error", "run_ids", "health", "trust", *COMPARED_POINTS, "p_baseline", "p_best", "best"]
     # four decimals: far below one image, and no digits that only floating point knows
-    text: str = tidy[columns].to_csv(index=False, float_format="%.4f")
-    return text
+    return to_csv(tidy[columns], float_format="%.4f")
 
 
 def _latex(plan: Plan, frame: pd.DataFrame) -> str:

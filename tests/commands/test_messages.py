@@ -5,6 +5,7 @@ BENCH_MESSAGES=write python -m pytest tests/test_messages.py rewrites the file.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -17,10 +18,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hand_made import fill, plan_2x2
-from test_data import write_shards
+from PIL import Image
+from shards import write_shards
 from torch import nn
 
 from bench.commands.cli import main
@@ -234,6 +238,16 @@ def shards(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("data/cifar10/train-00001-of-00002.parquet").unlink()
 
 
+def deep_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As another program wrote it, grey and with 16 bits."""
+    write_shards(Path("data/cifar10"), "cifar10", "train", 1)
+    path, file = Path("data/cifar10/train-00000-of-00001.parquet"), io.BytesIO()
+    Image.fromarray(np.full((32, 32), 300, np.uint16)).save(file, "PNG")
+    frame = pd.read_parquet(path)
+    frame.at[3, "img"] = {"bytes": file.getvalue(), "path": None}
+    frame.to_parquet(path)
+
+
 def blocked(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("file").write_text("not a folder")
 
@@ -296,6 +310,8 @@ CASES = [
     Case("diagnosis at radius 0", "diagnose own:Model --eps 0"),
     Case("wrong type", "attack own:Model mine --recipes own.toml", text("own.toml", OWN % "true")),
     Case("TOML that is none", "train mine --recipes own.toml", text("own.toml", "[recipes.mine\n")),
+    Case("TOML without end", "train mine --recipes own.toml", text("own.toml", "a = " + "[" * 99 + "]" * 99)),
+    Case("pipe in place of a file", "train mine --recipes own.toml", lambda monkeypatch: os.mkfifo("own.toml")),
     Case("settings file that is not there", "train mine --recipes other.toml"),
     Case("images outside [0, 1]", "attack own:Model fgsm-digits", pixels(255.0)),
     Case("images with NaN", "attack own:Model fgsm-digits", pixels(float("nan"))),
@@ -303,6 +319,7 @@ CASES = [
     Case("image numbers that repeat", "attack own:Model fgsm-digits --indices numbers", text("numbers", "5\n7\n5\n")),
     Case("data folder that is not there", "run table2 --dataset cifar10 --data-dir nowhere"),
     Case("shards that are incomplete", "run table2 --dataset cifar10 --data-dir data", shards),
+    Case("images of 16 bits", "run table2 --dataset cifar10 --data-dir data", deep_shards),
     Case("model that outputs probabilities", "attack own:probabilities fgsm-digits"),
     Case("model that outputs NaN", "attack own:NaN fgsm-digits"),
     Case("model with the wrong class count", "attack own:nine fgsm-digits"),
@@ -333,6 +350,13 @@ CASES = [
          weights(pickle.dumps({"weight": Evil()}))),
     Case("whole module instead of weights", "attack weights.pt fgsm-digits --arch cnn-a", weights(nn.Linear(2, 2))),
     Case("web page instead of weights", "attack weights.pt fgsm-digits --arch cnn-a", weights(b"<html>quota</html>")),
+    Case("weights file with several networks", "attack weights.pt fgsm-digits --arch cnn-a",
+         weights({"student": {"w": torch.ones(2)}, "teacher": {"w": torch.ones(2)}})),
+    Case("unknown network of a weights file", "attack weights.pt fgsm-digits --arch cnn-a --weights-key emma",
+         weights({"net": {"w": torch.ones(2)}, "ema": {"w": torch.ones(2)}})),
+    Case("key of what is no weights file", "attack own:Model fgsm-digits --weights-key ema"),
+    Case("deviation of 0 in a weights file", "attack weights.pt fgsm-digits --arch cnn-a",
+         weights({"0.mean": torch.ones(1), "0.std": torch.zeros(1)})),
     Case("sparse weights", "attack weights.pt fgsm-digits --arch cnn-a", weights({"w": torch.ones(2).to_sparse()})),
     Case("complex weights", "attack weights.pt fgsm-digits --arch cnn-a", weights({"w": torch.ones(2) * 1j})),
     Case("--mean without --std", "attack own:Model fgsm-digits --mean 0.5"),
@@ -346,6 +370,8 @@ CASES = [
          damaged("best.json", lambda content: content.replace(b'"epoch": 1', b'"epoch": 7'))),
     Case("record that names code", "attack RUN fgsm-digits",
          damaged("best.json", lambda content: reseal(content.replace(b'"cnn-small"', b'"own:Model"')))),
+    Case("record of no image", "attack RUN fgsm-digits",
+         damaged("best.json", lambda content: reseal(content.replace(b"1,\n  8,\n  8", b"1,\n  -8,\n  8")))),
     Case("results in what is a file", "train at-digits --results file/results", blocked),
     Case("full disk", "train at-digits --results other", lambda monkeypatch: small_files()),
     Case("report without results", "report table2 --results other"),

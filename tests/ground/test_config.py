@@ -10,6 +10,7 @@ from typing import Literal
 import pytest
 
 from bench.ground.config import UserError, build, choose, number, override, read_toml, settings_of
+from bench.ground.files import read_json
 
 
 @dataclass(frozen=True)
@@ -153,3 +154,39 @@ def test_an_assignment_that_fits_nothing_is_refused(assignment: str, words: str)
     with pytest.raises(UserError) as caught:
         override(TABLES, [assignment])
     assert words in str(caught.value)
+
+
+DEEP = {
+    "lists": "a = " + "[" * 300 + "]" * 300,
+    "tables": "a = " + "{b=" * 300 + "1" + "}" * 300,
+    "dots": ".".join("a" * 3000) + " = 1",
+    "head": "[" + ".".join("a" * 3000) + "]",
+    "beyond": "a = " + "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_toml_of_any_depth_is_a_sentence(kind, tmp_path):
+    """What Python's reader takes, copies and checks would call themselves for, level by level."""
+    (tmp_path / "a.toml").write_text(DEEP[kind])
+    with pytest.raises(UserError, match=r"deep|not valid TOML"):
+        override(read_toml(tmp_path / "a.toml"), [])
+
+
+@pytest.mark.parametrize("assignment", ["x" + ".a" * 3000 + "=1", "x.a=" + "[" * 300 + "]" * 300, "x.a=" + "{b=" * 300])
+def test_an_assignment_of_any_depth_is_text_or_a_sentence(assignment):
+    try:
+        made = override({"x": {"a": 1}}, [assignment])
+    except UserError as error:
+        assert "not of the form" in str(error)
+    else:
+        assert isinstance(made["x"]["a"], str)
+        with pytest.raises(UserError):
+            build(Steps, made["x"], "x")
+
+
+def test_json_of_any_depth_is_a_sentence(tmp_path):
+    for depth in (100, 10_000):
+        (tmp_path / "a.json").write_text('{"a": ' + "[" * depth + "]" * depth + "}")
+        with pytest.raises(UserError, match="is no whole JSON"):
+            read_json(tmp_path / "a.json", Steps)

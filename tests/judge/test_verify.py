@@ -131,7 +131,7 @@ def test_another_label_is_found(results: Results, attack: str):
 
 
 @pytest.mark.parametrize(
-    ("attack", "eps"), [("fgsm-digits", 0.1), ("ddn-digits", 0.05), ("clean", 0.1), ("fgsm-*-20-digits", 0.1)]
+    ("attack", "eps"), [("fgsm-digits", 0.2), ("ddn-digits", 0.05), ("clean", 0.1), ("fgsm-*-20-digits", 0.2)]
 )
 def test_another_radius_is_refused(results: Results, attack: str, eps: float, capsys: pytest.CaptureFixture[str]):
     """The radius beside the settings is what turns distances into verdicts, and no id is hashed of it."""

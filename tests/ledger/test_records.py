@@ -146,10 +146,14 @@ def test_a_table_that_contradicts_itself_is_not_written(results: Results, change
 
 
 def test_an_image_that_was_fooled_beyond_eps_only_is_robust(results: Results):
+    """Of a minimal-norm attack; of a bounded one that row contradicts itself."""
     beyond = frame([False, True]).assign(robust=True, linf=[0.04, 0.0])
-    evals.write_eval(results, eval_record(RUN, EVAL, beyond))
+    evals.write_eval(results, replace(eval_record(RUN, EVAL, beyond), attack="ddn"))
     with pytest.raises(UserError, match="on 1 images the verdict contradicts"):
-        evals.write_eval(results, eval_record(RUN, EVAL, beyond.assign(robust=[False, True])))
+        evals.write_eval(results, replace(eval_record(RUN, EVAL, beyond.assign(robust=[False, True])), attack="ddn"))
+    for name in ("cw", "pgd-100", "pgd-100-digits", "autoattack", "msd", "mine"):
+        with pytest.raises(UserError, match=f"1 images that {name} fooled count as robust because they lie beyond"):
+            evals.write_eval(results, replace(eval_record(RUN, EVAL, beyond), attack=name))
 
 
 def test_a_contradiction_on_disk_is_refused(results: Results):

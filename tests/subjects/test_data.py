@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import pickle
 import subprocess
@@ -14,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 from scipy.io import savemat
+from shards import pictures, write_shards
 
 from bench.ground.config import UserError
 from bench.subjects import data
@@ -23,30 +22,6 @@ from bench.subjects import data
 REAL = Path(os.environ.get("BENCH_DATA", ""))
 ROOT = Path(__file__).parents[2]
 needs_cifar = pytest.mark.skipif(not (REAL / "cifar10").is_dir(), reason="BENCH_DATA holds no cifar10 folder")
-
-
-def pictures(kind, count, seed):
-    generator = np.random.default_rng(seed)
-    c, h, w = kind.shape
-    pixels = generator.integers(0, 256, (count, h, w, c), dtype=np.uint8)
-    return pixels, generator.integers(0, kind.classes, count)
-
-
-def write_shards(folder, name, split, shards, seed=0, coding="PNG", image="img", label="label"):
-    """Random images in the hub's layout; returns pixels and labels."""
-    folder.mkdir(parents=True, exist_ok=True)
-    kind, every = data.DATASETS[name], []
-    for index in range(shards):
-        pixels, labels = pictures(kind, 15, seed + index)
-        cells = []
-        for picture in pixels:
-            file = io.BytesIO()
-            Image.fromarray(picture.squeeze()).save(file, coding, lossless=True)
-            cells.append({"bytes": file.getvalue(), "path": None})
-        path = folder / f"{split}-{index:05d}-of-{shards:05d}.parquet"
-        pd.DataFrame({image: cells, label: labels}).to_parquet(path)
-        every.append((pixels, labels))
-    return np.concatenate([p for p, _ in every]), np.concatenate([lab for _, lab in every])
 
 
 def whole(dataset):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hand_made import MADE_BY, eval_record, fill, frame, plan_2x2, run_record, with_distances
+from hand_made import MADE_BY, eval_record, fill, frame, of_cell, plan_2x2, run_record, with_distances
 
 from bench.ground.config import UserError
 from bench.ground.stats import mcnemar, over_seeds, wilson
@@ -201,7 +201,7 @@ def filled(results: Results, verdicts: dict, **plan: object) -> tuple[Plan, pd.D
     for one in made.cells:
         if (one.row, one.column) in verdicts:
             images = frame(verdicts[one.row, one.column], clean=verdicts[one.row, "Clean"])
-            write_eval(results, eval_record(one.run_id, one.eval_id, images))
+            write_eval(results, of_cell(made, one, images))
     return made, table(made, results).set_index(["row", "column"])
 
 
@@ -232,7 +232,7 @@ def test_unions_and_means_over_seeds(results: Results):
     for one in made.cells:
         if (one.row, one.column, one.seed) == ("AT", "DDN", 1):
             images = frame([1, 1, 1, 1, 1, 0], clean=SIX["AT", "Clean"])
-            write_eval(results, eval_record(one.run_id, one.eval_id, images))
+            write_eval(results, of_cell(made, one, images))
     both = table(made, results).set_index(["row", "column"]).loc["AT"]
     worst, mean = both.loc["worst"], both.loc["both"]
     assert worst["accuracy"] == pytest.approx((1 / 6 + 2 / 6) / 2) and worst["seeds"] == 2
@@ -286,8 +286,10 @@ def test_the_distances_of_one_record_decide_at_every_radius(results: Results):
 
 def test_an_attack_that_has_no_distances_has_no_other_radius(results: Results):
     plan = plan_2x2(more=[Column("DDN at 1", "ddn", at=1.0)])
+    own = {"attack": "ddn", "version": 1, "settings": {"threat": {"norm": "own", "eps": 1.0}}}
+    plan = replace(plan, attacks=plan.attacks | {cell.attack: own for cell in plan.cells if cell.at})
     fill(plan, results, {})
     for one in plan.cells:
-        write_eval(results, replace(eval_record(one.run_id, one.eval_id, frame([1] * 4)), norm="own", eps=1.0))
+        write_eval(results, of_cell(plan, one, frame([1] * 4)))
     with pytest.raises(UserError, match="norm 'own', which has no radius"):
         table(plan, results)

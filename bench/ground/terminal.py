@@ -1,0 +1,35 @@
+"""What is printed moves nothing but the cursor: a name in a record, a plan or a file may hold anything."""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+
+import click
+
+KEPT = "\n\t"
+# control characters, formats that show nothing or turn the line around, separators of lines, halves of characters
+HIDDEN = ("Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn")
+
+
+def visible(text: str) -> str:
+    """The text with every sign that a terminal would obey, or not show, in the words of Python: "\\x1b", "\\u202e"."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_visible(sign) for sign in text)
+
+
+def _visible(sign: str) -> str:
+    if sign in KEPT or unicodedata.category(sign) not in HIDDEN:
+        return sign
+    return sign.encode("unicode_escape", "surrogatepass").decode()
+
+
+def tell(text: object, err: bool = False) -> None:
+    """A line on standard output, or on standard error."""
+    click.echo(visible(str(text)), err=err)
+
+
+def warn(sentence: str) -> None:
+    """A line on standard error that is about what was given."""
+    print(f"bench: {visible(sentence)}", file=sys.stderr)
