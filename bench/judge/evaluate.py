@@ -1,14 +1,15 @@
 """Model + attack + images -> one verdict per image: the judge that trusts no attack.
 
 Whatever an attack returns is looked at afresh: same shape and type, finite, inside [0, 1], inside its threat model,
-and the label wrong in a float32 pass of its own, in batches of another size than the attack used. The model is
-fingerprinted before and after. An attack that breaks its promise raises; it never becomes a number.
+and the label wrong in a float32 pass of its own, in batches of another size than the attack used, by a copy of the
+model that has seen nothing else. The model is fingerprinted before and after. An attack that breaks its promise raises;
+it never becomes a number. What speaks against a number without voiding it is said beside it: `bench.judge.signs`.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 import torch
@@ -21,6 +22,8 @@ from attacks.norms import distance
 from attacks.target import ModelError, Precision, Target, default_batch_size
 from bench.ground.config import UserError
 from bench.ground.provenance import Cost
+from bench.judge import signs
+from bench.subjects.blank import Blank
 from bench.subjects.data import Images, check_images
 from bench.subjects.fingerprint import fingerprint
 from bench.subjects.quick import quick
@@ -36,21 +39,26 @@ class AttackError(RuntimeError):
 class Crafted:
     """Adversarial images [N, C, H, W] that were made on one network, to be judged on others, and what they cost.
 
-    passes: [2, N] int64, forward and backward passes of each image.
+    passes: [2, N] int64, forward and backward passes of each image. signs: what speaks against them, see `Verdicts`.
     """
 
     x_adv: Tensor
     passes: Tensor
     seconds: float
+    signs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Verdicts:
-    """One row per image (the columns of `EvalRecord.images`), the adversarial images [N, C, H, W], and the cost."""
+    """One row per image (the columns of `EvalRecord.images`), the adversarial images [N, C, H, W], and the cost.
+
+    signs: phrases that say why the number may be too high, see `bench.judge.signs`.
+    """
 
     table: pd.DataFrame
     x_adv: Tensor
     cost: Cost
+    signs: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
     def clean_accuracy(self) -> float:
@@ -82,23 +90,29 @@ def evaluate(
     batch_size: int | None = None,
     gradient_precision: Precision = "float32",
     crafted: Crafted | None = None,
+    blank: Blank | None = None,
+    clean: Tensor | None = None,
+    look: bool = True,
 ) -> Verdicts:
     """Attack the images that the model gets right, and judge every image.
 
     model: in evaluation mode, on the device to use, [B, C, H, W] in [0, 1] -> logits [B, classes]. attack: None is
     clean accuracy. name, seed: with each image's id they make its noise. crafted: what `craft` made of the same images
-    with the same attack, on another network; it is judged instead, and its cost is counted in. Raises UserError for bad
-    images, ModelError for a model that cannot be measured, AttackError for an attack that broke its contract.
+    with the same attack, on another network; it is judged instead, and its cost is counted in. blank: copies of the
+    model, made before it was asked anything. clean: [N] its predictions, where they are known. look: for signs.
+    Raises UserError for bad images, ModelError for a model that cannot be measured, AttackError for an attack that
+    broke its contract.
     """
     check_images(images.x, images.y, classes)
-    device = _device(model)
+    device, blank = _device(model), blank or Blank(model)
     x, y = images.x.to(device), images.y.to(device)
     before = fingerprint(model)
     started = time.perf_counter()
     target = Target(model, batch_size, gradient_precision).counting(len(x))
-    clean_logits = target.true_logits(x)
-    check_logits(clean_logits, classes)
-    clean = clean_logits.argmax(1)
+    logits = target.true_logits(x) if clean is None else None
+    if logits is not None:
+        check_logits(logits, classes)
+    clean = logits.argmax(1) if logits is not None else clean.to(device)  # type: ignore[union-attr]
     x_adv, passes = x.clone(), target.passes_per_image
     standing = (clean == y).nonzero().squeeze(1)
     if crafted is not None and attack is not None:
@@ -110,11 +124,20 @@ def evaluate(
         target.quick = quick(model, x[standing])
         x_adv[standing] = _run(name, attack, target[standing], x[standing], y[standing], noise[standing])
     _check_unchanged(name, model, before)
-    adversarial = clean if attack is None else _fresh_predictions(model, x_adv, batch_size)
+    afresh = None if attack is None else _fresh_logits(blank.fresh(), x_adv, batch_size)
+    adversarial = clean if afresh is None else afresh.argmax(1)
     seconds = time.perf_counter() - started
     threat = ThreatModel("own", 0) if attack is None else attack.threat
     table = _table(images, x_adv, threat, clean, adversarial, passes)
-    return Verdicts(table, x_adv, Cost(seconds, *passes.sum(1).tolist()))
+    found: list[str] = []
+    if look:
+        climbed = crafted is None and bool(passes[1].any())
+        found = _signs(name, blank, attack, Images(x, y, images.ids.to(device)), clean, logits, climbed)
+        found += [] if crafted is None else crafted.signs
+        if afresh is not None and not found:
+            some = signs.sample(len(x))
+            found += signs.of_memory(blank, Target(model).true_logits(x_adv[some]), afresh[some])
+    return Verdicts(table, x_adv, Cost(seconds, *passes.sum(1).tolist()), signs=tuple(found))
 
 
 def craft(
@@ -127,21 +150,26 @@ def craft(
     seed: int = 0,
     batch_size: int | None = None,
     gradient_precision: Precision = "float32",
+    blank: Blank | None = None,
 ) -> Crafted:
     """Attack every image on `source`, also those it gets wrong, for `evaluate` to judge on other networks.
 
     Arguments and errors as in `evaluate`.
     """
     check_images(images.x, images.y, classes)
-    device = _device(source)
+    device, blank = _device(source), blank or Blank(source)
     x, y = images.x.to(device), images.y.to(device)
     before, started = fingerprint(source), time.perf_counter()
     target = Target(source, batch_size, gradient_precision).counting(len(x))
-    check_logits(target.true_logits(x), classes)
+    logits = target.true_logits(x)
+    check_logits(logits, classes)
     target.quick = quick(source, x)
     x_adv = _run(name, attack, target, x, y, Noise(derive_seed("attack", name, seed), images.ids.to(device)))
     _check_unchanged(name, source, before)
-    return Crafted(x_adv.cpu(), target.passes_per_image, time.perf_counter() - started)
+    seconds, given = time.perf_counter() - started, Images(x, y, images.ids.to(device))
+    found = _signs(name, blank, attack, given, logits.argmax(1), logits, climbed=True)
+    about = tuple(f"the network that it was crafted on: {words}" for words in found)
+    return Crafted(x_adv.cpu(), target.passes_per_image, seconds, about)
 
 
 def check_transfer(name: str, attack: Attack | None) -> Attack:
@@ -182,7 +210,7 @@ def check_logits(logits: Tensor, classes: int) -> None:
     if not torch.isfinite(logits).all():
         bad = int((~torch.isfinite(logits)).any(1).sum())
         raise ModelError(f"the model returns NaN or infinity on {bad} of {len(logits)} clean images")
-    if (logits >= 0).all() and ((logits.sum(1) - 1).abs() < 1e-3).all():
+    if (logits >= 0).all() and ((logits.sum(1) - 1).abs() < signs.SUMS).all():
         raise ModelError(
             "the model returns probabilities (every row is >= 0 and sums to 1), on which gradients vanish; "
             "return the logits before the softmax"
@@ -203,13 +231,35 @@ def check_contract(name: str, attack: Attack, x: Tensor, x_adv: Tensor) -> None:
         )
 
 
-def _fresh_predictions(model: nn.Module, x_adv: Tensor, batch_size: int | None) -> Tensor:
-    """Float32 predictions in batches about two thirds the size of the attack's: no batch of its repeats."""
+def _fresh_logits(model: nn.Module, x_adv: Tensor, batch_size: int | None) -> Tensor:
+    """Float32 logits in batches about two thirds the size of the attack's: no batch of its repeats."""
     other = max(1, (batch_size or default_batch_size(x_adv)) * 2 // 3)
     logits = Target(model, other).logits(x_adv)
     if not torch.isfinite(logits).all():
         raise ModelError("the model returns NaN or infinity on adversarial images; such an image has no verdict")
-    return logits.argmax(1)
+    return logits
+
+
+def _signs(
+    name: str,
+    blank: Blank,
+    attack: Attack | None,
+    images: Images,
+    clean: Tensor,
+    logits: Tensor | None,
+    climbed: bool,
+) -> list[str]:
+    """What speaks against the number. clean [N]: predictions; logits [N, K], where they are new. climbed: whether the
+    attack followed this model's gradients.
+    """
+    found = signs.of_steps(name, attack)
+    if logits is not None:
+        found += signs.of_outputs(logits, images.y)
+        answers = signs.of_answers(signs.about(blank, attack, images), logits[signs.sample(len(logits))])
+        if answers:
+            return found + answers
+    right = (clean == images.y).nonzero().squeeze(1)
+    return found + (signs.of_gradients(signs.about(blank, attack, images.take(right))) if climbed else [])
 
 
 def _table(

@@ -15,7 +15,9 @@ from torch import nn
 from attacks.contract import Attack, ThreatModel
 from attacks.target import Precision
 from bench.ground.provenance import Cost
+from bench.judge import signs
 from bench.judge.evaluate import Verdicts, evaluate
+from bench.subjects.blank import Blank
 from bench.subjects.data import Images
 
 PASSES = ["forward_passes", "backward_passes"]
@@ -42,13 +44,17 @@ def evaluate_union(
     batch_size: int | None = None,
     gradient_precision: Precision = "float32",
     on_part: Callable[[str, int, Verdicts], None] | None = None,
+    blank: Blank | None = None,
 ) -> Union:
     """The attacks in their order, by the names that their noise is drawn from.
 
-    on_part: called after each attack with its name, how many images still stand, and what it did. Other arguments and
-    errors as in `bench.judge.evaluate.evaluate`.
+    on_part: called after each attack with its name, how many images still stand, and what it did. Clean predictions are
+    those of one pass over all images. Other arguments and errors as in `bench.judge.evaluate.evaluate`.
     """
-    clean = evaluate(model, None, images, classes, batch_size=batch_size)
+    blank = blank or Blank(model)
+    clean = evaluate(model, None, images, classes, batch_size=batch_size, blank=blank)
+    predictions = torch.tensor(clean.table["clean_prediction"].to_numpy())
+    found, climbed = dict.fromkeys(clean.signs), False
     table, x_adv, seconds, broken_by = clean.table.copy(), clean.x_adv.clone(), clean.cost.seconds, {}
     for name, attack in attacks.items():
         places = torch.tensor(table["robust"].to_numpy()).nonzero().squeeze(1)
@@ -63,7 +69,12 @@ def evaluate_union(
             seed=seed,
             batch_size=batch_size,
             gradient_precision=gradient_precision,
+            blank=blank,
+            clean=predictions[places],
+            look=not climbed,
         )
+        climbed = climbed or verdicts.cost.backward_passes > 0
+        found |= dict.fromkeys([*signs.of_steps(name, attack), *verdicts.signs])
         part = verdicts.table.set_index(places.numpy())
         passes = table.loc[part.index, PASSES] + part[PASSES]
         fallen = part[~part["robust"]]
@@ -75,7 +86,7 @@ def evaluate_union(
         seconds += verdicts.cost.seconds
         if on_part:
             on_part(name, int(table["robust"].sum()), verdicts)
-    return Union(table, x_adv, Cost(seconds, *table[PASSES].sum().tolist()), broken_by)
+    return Union(table, x_adv, Cost(seconds, *table[PASSES].sum().tolist()), broken_by, signs=tuple(found))
 
 
 def common_threat(attacks: Mapping[str, Attack]) -> ThreatModel:

@@ -16,7 +16,9 @@ OK, MISSING, STALE, ERROR = WORST = ("ok", "missing", "stale", "error")
 
 
 class Found(NamedTuple):
-    """One seed of a cell: its record, or why there is none. health: run id -> what is wrong with that network."""
+    """One seed of a cell: its record, or why there is none. health: run id -> what is wrong with that network; and the
+    signs of the record, see `EvalHead.signs`.
+    """
 
     state: str
     reason: str
@@ -46,6 +48,8 @@ def find(plan: Plan, cell: Cell, results: Results) -> Found:
     if problem := _stale(plan, cell, record, runs):
         return lacking(STALE, problem)
     health = {run_id: _sick(run) for run_id, run in runs.items() if run.health}
+    if record.signs:
+        health[f"{cell.run_id} under {cell.attack}"] = "; ".join(record.signs)
     return Found(OK, "", cell.run_id, record if cell.at is None else judge_at(record, cell.at), health)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from attacks.contract import Attack, ThreatModel
-from attacks.target import ModelError, Precision
+from attacks.target import ModelError, Precision, Target
 from bench.ground.config import UserError
 from bench.ground.files import make_folder
 from bench.ground.provenance import provenance
@@ -21,13 +21,15 @@ from bench.ground.stats import foresight, wilson
 from bench.judge.evaluate import DISTANCES, Verdicts, check_transfer, craft, evaluate
 from bench.judge.union import common_threat, evaluate_union
 from bench.ledger import adversarial, budgets, ids
-from bench.ledger.evals import EvalRecord, write_eval
+from bench.ledger.evals import EvalRecord, read_eval, write_eval
 from bench.ledger.folder import Results, Source
 from bench.ledger.spec import CLEAN
 from bench.subjects.catalog import Catalog, coarse_steps
 from bench.subjects.chosen import Choice, Subject, choose_norm
 from bench.subjects.data import Dataset, Images
 from bench.subjects.device import choose_device, describe
+
+ROUNDED = 0.01  # share of images whose clean prediction another machine may give otherwise
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,10 @@ class _Job:
         network, crafted, classes = self.subject.network.to(self.device), None, self.dataset.classes
         if origin is not None:
             on = origin.network.to(self.device)
-            crafted = craft(on, check_transfer(name, attack), self.images, classes, name=name, **self.given)
-        verdicts = evaluate(network, attack, self.images, classes, name=name, crafted=crafted, **self.given)
+            made_on: dict[str, Any] = {"name": name, "blank": origin.blank, **self.given}
+            crafted = craft(on, check_transfer(name, attack), self.images, classes, **made_on)
+        given: dict[str, Any] = {"name": name, "crafted": crafted, "blank": self.subject.blank, **self.given}
+        verdicts = evaluate(network, attack, self.images, classes, **given)
         threat = ThreatModel("own", 0) if attack is None else attack.threat
         written = self._write(name, eval_id, resolved, threat, verdicts, source=source)
         lines = [f"{name}: {budgets.budget(resolved)}; {len(self.images)} images", *_verdict_lines(name, verdicts)]
@@ -125,7 +129,8 @@ class _Job:
         resolved = {"attack": "union", "version": 1, "settings": {"parts": parts}}
         eval_id = self._place(name, resolved, None)
         network = self.subject.network.to(self.device)
-        found = evaluate_union(network, own, self.images, self.dataset.classes, on_part=on_part, **self.given)
+        given: dict[str, Any] = {"on_part": on_part, "blank": self.subject.blank, **self.given}
+        found = evaluate_union(network, own, self.images, self.dataset.classes, **given)
         written = self._write(name, eval_id, resolved, common_threat(own), found, broken_by=found.broken_by)
         return [
             f"{name}: worst case of {len(own)} attacks; {len(self.images)} images",
@@ -144,8 +149,25 @@ class _Job:
             source.run_id if source else None,
         )
         eval_id = ids.eval_id(name, len(self.images), identity)
-        make_folder(self.folder.eval(self.subject.run_id, eval_id).parent)
+        path = self.folder.eval(self.subject.run_id, eval_id)
+        make_folder(path.parent)
+        if path.exists():
+            self._refuse_another(read_eval(self.folder, self.subject.run_id, eval_id))
         return eval_id
+
+    def _refuse_another(self, record: EvalRecord) -> None:
+        """Raises UserError where the record in whose place the new one would be is of a model that answers otherwise:
+        what no hash sees, such as a file that the model reads, makes two models too.
+        """
+        table, x = record.images.set_index("image"), self.images.x.to(self.device)
+        then = torch.tensor(table.loc[self.images.ids.numpy(), "clean_prediction"].to_numpy())
+        now, again = (Target(self.subject.blank.fresh()).true_logits(x).argmax(1).cpu() for _ in range(2))
+        other, moved = int((now != then).sum()), int((now != again).sum())
+        if record.weights_sha256 != self.subject.weights_sha256 or other > len(x) * ROUNDED + 2 * moved:
+            raise UserError(
+                f"{self.folder.eval(record.run_id, record.eval_id)} is of another model of the same name: it answers "
+                f"otherwise on {other} of {len(x)} images without an attack; delete it, or give another --results"
+            )
 
     def _write(
         self,
@@ -175,6 +197,7 @@ class _Job:
             cost=verdicts.cost,
             provenance=provenance(describe(self.device), torch.get_num_threads()),
             images=verdicts.table,
+            signs=list(verdicts.signs),
             **more,
         )
         return [f"data: {self.dataset.source}", f"record: {write_eval(self.folder, record)}"]
@@ -213,4 +236,5 @@ def _verdict_lines(name: str, verdicts: Verdicts) -> list[str]:
         f"robust accuracy after {name}: {verdicts.robust_accuracy:.2%} (total time {cost.seconds:.1f} s)",
         f"95 % interval: [{low:.2%}, {high:.2%}]; {int((~table['robust']).sum())} of {len(table)} images fall",
         f"passes: {cost.forward_passes} forward, {cost.backward_passes} backward",
+        *(f"sign: {words}" for words in verdicts.signs),
     ]

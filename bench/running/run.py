@@ -284,7 +284,7 @@ class TableRun:
         )
         write_eval(self.results, self._record(cell, verdicts, run.weights_sha256, source))
         named = cell.column if cell.at is None else cell.attack  # the summary is at the attack's own radius
-        return f"{cell.row:8} {named:8} {verdicts.summary}"
+        return "\n".join([f"{cell.row:8} {named:8} {verdicts.summary}", *(f"sign: {one}" for one in verdicts.signs)])
 
     def _craft(self, source_run_id: str, cell: Cell) -> tuple[Source, Crafted]:
         """The cell's attack on another network: done once, kept for the other networks that it is judged on."""
@@ -332,6 +332,7 @@ class TableRun:
             images=verdicts.table,
             source=source,
             adversarial_sha256=kept,
+            signs=list(verdicts.signs),
         )
 
     def _check_spec(self, spec: TableSpec) -> None:

@@ -5,8 +5,10 @@ A model is a run id of the registry, a weights file with an architecture, or a u
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,9 +19,11 @@ from attacks.target import ModelError, Target
 from bench.ground.config import UserError, choose
 from bench.ground.plain import TEXT, read_plain
 from bench.ledger.folder import Results
-from bench.ledger.ids import run_id
+from bench.ledger.ids import NAME_SHOWN, run_id
 from bench.ledger.runs import list_runs, read_run
 from bench.subjects import data, models, registry, weights
+from bench.subjects.blank import Blank
+from bench.subjects.code import code_sha256
 from bench.subjects.data import Dataset, Images
 from bench.subjects.fingerprint import fingerprint
 
@@ -38,11 +42,14 @@ NORMS = {
 
 
 class Subject(NamedTuple):
-    """The model under attack: the network, a name for its records, and a fingerprint of its weights."""
+    """The model under attack: the network, a name for its records, a fingerprint of its weights (of a module:factory
+    also of its code), and copies of it that have seen nothing.
+    """
 
     network: nn.Module
     run_id: str
     weights_sha256: str
+    blank: Blank
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,8 @@ class Choice:
                     self._refuse_unused(model, own_arch)
             else:
                 subject = _own(model, self.arch, dataset, self.mean, self.std, self.weights_key)
-            _try(model, subject.network.to(device), dataset, device)
+            subject.network.to(device)
+            _try(model, subject.blank.fresh(), dataset, device)
             subjects.append(subject)
         return subjects
 
@@ -118,7 +126,7 @@ def _registered(folder: Results, model: str, arch: str | None, source: Dataset) 
             f"{model} takes images {tuple(record.image_shape)} of {record.classes} classes; {source.name} has "
             f"{source.image_shape} of {source.classes}"
         )
-    return Subject(network, model, record.weights_sha256), record.arch
+    return Subject(network, model, record.weights_sha256, Blank(network)), record.arch
 
 
 def _try(model: str, network: nn.Module, source: Dataset, device: torch.device) -> None:
@@ -149,22 +157,33 @@ def _own(
     if Path(model).suffix in (".pt", ".pth", ".safetensors", ".bin", ".ckpt") or Path(model).is_file():
         if arch is None:
             raise UserError(f"{model} is a weights file; say which architecture it fits with --arch")
-        network = weights.from_weights(Path(model), arch, shape, classes, normalize, key=weights_key)
+        make = partial(weights.from_weights, Path(model), arch, shape, classes, normalize, key=weights_key)
     elif ":" in model:
         if weights_key is not None:
             raise UserError(f"{model} is no weights file; leave out --weights-key")
-        network = models.create(model, shape, classes, normalize=normalize)
+        make = partial(models.create, model, shape, classes, normalize=normalize)
     else:
         raise UserError(
             f"{model!r} is no registered run, no weights file and no module:factory; `bench list runs` shows the runs"
         )
+    network = make()
+    digest = _identity(network, arch if make.func is weights.from_weights and arch else model, shape)
+    return Subject(network, run_id(f"{_plain(model)}-{digest[:8]}", 0, 1, "last"), digest, Blank(network, make))
+
+
+def _identity(network: nn.Module, made_by: str, shape: models.Shape) -> str:
+    """A hash of the weights, and of the code where that is the user's: the same weights in other code are another."""
     digest = fingerprint(network)
-    return Subject(network, run_id(f"{_plain(model)}-{digest[:8]}", 0, 1, "last"), digest)
+    factories = [part for part in made_by.split("+") if ":" in part]
+    if not factories:
+        return digest
+    return hashlib.sha256(f"{digest}{code_sha256(network, factories, shape)}".encode()).hexdigest()
 
 
 def _plain(model: str) -> str:
     """The file's or factory's name as part of an id."""
-    return re.sub(r"[^A-Za-z0-9]+", "-", Path(model).stem).strip("-") or "model"
+    name = model if ":" in model else Path(model).stem
+    return re.sub(r"[^A-Za-z0-9]+", "-", name)[-NAME_SHOWN:].strip("-") or "model"
 
 
 def choose_images(source: Dataset, count: int | None, indices: Path | None) -> Images:

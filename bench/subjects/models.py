@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -291,10 +292,33 @@ def _warn(name: str) -> None:
     terminal.warn(f"running the code of {name}")
 
 
+def _import_from_here(name: str, module: str) -> None:
+    """The module, from the current folder or from where packages are installed. Raises UserError."""
+    if not all(part.isidentifier() for part in module.split(".")) or module.endswith(".py"):
+        path = ".".join(part for part in module.removesuffix(".py").split("/") if part.isidentifier()) or "module"
+        raise UserError(f"{name}: {module!r} is no module; write it as Python does, {path}:{name.partition(':')[2]}")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    importlib.invalidate_caches()  # the file may be younger than this process
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = error.name or module
+        if module != missing and not module.startswith(f"{missing}."):
+            raise UserError(f"{name}: {module} needs the module {missing!r}, which is not installed") from error
+        where = f"neither in the current folder ({Path.cwd()}) nor installed"
+        raise UserError(f"{name}: there is no module {missing!r}, {where}") from error
+    except Exception as error:  # whatever the user's code raises is the user's to read
+        raise UserError(f"{name}: importing {module} raises {type(error).__name__}: {error}") from error
+
+
 def _from_factory(name: str, shape: Shape, classes: int) -> nn.Module:
-    """The user's own module:factory, called with (shape, classes) if it takes arguments. This runs the user's code."""
+    """The user's own module:factory, called with (shape, classes) if it takes arguments. This runs the user's code.
+    Modules of the current folder are found, as by python -m. Raises UserError.
+    """
     module, _, attribute = name.partition(":")
     _warn(name)
+    _import_from_here(name, module)
     try:
         factory = getattr(importlib.import_module(module), attribute)
         takes = inspect.signature(factory).parameters

@@ -1,0 +1,44 @@
+"""A network that has seen nothing: copies made before the first image, for whoever must know what it answers afresh.
+
+A network may remember in a plain attribute what it was shown, and answer for that; no fingerprint sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+
+from torch import nn
+
+
+class Blank:
+    """Makes copies of a network as it is now. again: makes the same network anew, for one that cannot be copied.
+
+    copied: whether what `fresh` returns has seen nothing; else it is the network itself.
+    """
+
+    def __init__(self, model: nn.Module, again: Callable[[], nn.Module] | None = None) -> None:
+        self._model, self._again = model, again
+        self._untouched = _copy(model)
+        self.copied = self._untouched is not None or again is not None
+
+    def fresh(self) -> nn.Module:
+        """The network in evaluation mode, on the device that the first is on now."""
+        if not self.copied:
+            return self._model
+        made = _copy(self._untouched) if self._untouched is not None else None
+        if made is None:
+            assert self._again is not None
+            made = self._again()
+            made.load_state_dict(self._model.state_dict())  # a factory may draw its weights
+            made.train(self._model.training)
+        device = next((p.device for p in self._model.parameters()), None)
+        return made if device is None else made.to(device)
+
+
+def _copy(model: nn.Module) -> nn.Module | None:
+    """A deep copy, of a compiled network that of its code; None where the network cannot be copied."""
+    try:
+        return deepcopy(getattr(model, "_orig_mod", model))
+    except Exception:  # whatever copying raises: locks, files, tensors that are no leaves, a user's __deepcopy__
+        return None
