@@ -289,7 +289,7 @@ def test_signs_cost_the_attack_no_pass_and_change_no_number():
 
 
 def test_the_command_says_signs_keeps_them_and_the_table_marks_them(tmp_path, capsys):
-    """A plan whose record has a sign: a mark at the number, the sentence below; the record of the command has it too."""
+    """A plan whose record has a sign: a mark at the number, the sentence below; the command keeps it too."""
     plan, results = plan_2x2(), Results(tmp_path)
     fill(plan, results, {(cell.row, cell.column): [True] * 4 for cell in plan.cells})
     cell = plan.cells[0]
