@@ -133,7 +133,7 @@ def test_the_help_names_every_section_of_a_file(tmp_path):
 
 def test_a_profile_without_a_schedule_says_so_when_it_is_used(tmp_path):
     own = catalog(tmp_path, "[profiles.mine]\ninner = { eps = 0.1 }\n")
-    with pytest.raises(UserError, match="recipe 'at-mine' has no 'schedule'; name one: act, ard, digits, "):
+    with pytest.raises(UserError, match="recipe 'at-mine' has no 'schedule'; name one: act, ard, cat, digits, "):
         own.recipe("at-mine")
 
 
