@@ -22,10 +22,11 @@ from attacks.target import Target, true_float32
 from bench.ground.config import first_line
 from bench.subjects import models
 
-SAMPLE = 16  # images that are compared, at most
+SAMPLE = 8  # images that are compared, at most; a gradient is of one image for each share
 SHARES = (0.0, 0.02, 0.2, 1.0)  # of the way from an image to noise: itself, near it, at the edge of a ball, anywhere
-ROUNDING = 3e-4  # of the spread of a row of logits: the square root of float32's unit in the last place
-KINKS = 0.25  # share of gradients that may differ: where rounding carries a ReLU across 0 they do
+ROUNDING = 3e-4  # of the spread of the logits: the square root of float32's unit in the last place
+TURN = 0.05  # of a gradient's length: where rounding carries a ReLU across 0 it jumps (0.5 % seen, WRN-28-10)
+ODD = 0.25  # share of gradients that may turn by more
 Layer = TypeVar("Layer", bound=nn.Module)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -38,11 +39,13 @@ def quick(model: nn.Module, x: Tensor) -> nn.Module:
     """
     if not len(x) or not all(_known(module) for module in model.modules()):
         return model
+    apart, copy = _unseen(model), model
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            copy = arranged(model)
-            apart = _unseen(model) or _difference(model, copy, x)
+            if apart is None:
+                copy = arranged(model)
+                apart = _difference(model, copy, x)
     except Exception as error:  # whatever a trace, a fold or a pass raises
         apart = f"no copy can be made of it ({first_line(error)})"
     if apart is None:
@@ -105,27 +108,22 @@ def _difference(model: nn.Module, copy: nn.Module, x: Tensor) -> str | None:
     """What of the copy is not the model's on images x and on the way to noise, in words; None where nothing is."""
     some = x[torch.linspace(0, len(x) - 1, min(SAMPLE, len(x)), device=x.device).round().long()]
     noise = torch.rand(some.shape, generator=torch.Generator().manual_seed(0), dtype=some.dtype).to(some.device)
-    targets, kinks = [Target(network, SAMPLE) for network in (model, copy)], []
-    for share in SHARES:
+    targets, turned = [Target(network, SAMPLE) for network in (model, copy)], []
+    for number, share in enumerate(SHARES):
         images = some + share * (noise - some)
-        if not _alike(*(target.true_logits(images) for target in targets)).all():
+        ours, theirs = (target.true_logits(images).double() for target in targets)
+        if not (ours - theirs).abs().max() <= ROUNDING * (ours.amax(1) - ours.amin(1)).max():
             return "its copy with folded batch norm has other logits"
-        few = images[: SAMPLE // len(SHARES)]
+        one = images[number % len(images)][None]
         with true_float32():
-            kinks.append(~_alike(*(target.loss_grad(few, few, _weighed)[1] for target in targets)))
-    return None if torch.cat(kinks).double().mean() <= KINKS else "its copy with folded batch norm has other gradients"
+            slopes = [target.loss_grad(one, one, _weighed)[1].double() for target in targets]
+        turned.append(not (slopes[0] - slopes[1]).norm() <= TURN * slopes[0].norm())
+    return "its copy with folded batch norm has other gradients" if sum(turned) > ODD * len(turned) else None
 
 
 def _weighed(logits: Tensor, _: Tensor) -> Tensor:
     """A loss [B] that every logit has a part in, each another."""
     return logits @ torch.arange(1, logits.shape[1] + 1).to(logits).sin()
-
-
-def _alike(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Two answers [n, ...] for n images -> [n] bool: equal within rounding, measured by the widest row of ours."""
-    ours, theirs = ours.double().flatten(1), theirs.double().flatten(1)
-    spread = (ours.amax(1) - ours.amin(1)).amax()
-    return (ours - theirs).abs().amax(1) <= ROUNDING * spread
 
 
 @cache

@@ -144,6 +144,14 @@ class Detached(Model):
         return super().forward(x.detach())
 
 
+class Overwrites(Model):
+    def forward(self, x):
+        h = x.exp()
+        logits = super().forward(h)
+        h.zero_()
+        return logits
+
+
 class Exits(Model):
     def forward(self, x):
         raise SystemExit(0)
@@ -152,6 +160,14 @@ class Exits(Model):
 class Whole(Model):
     def forward(self, x):
         return super().forward(x).long()
+
+
+def half():
+    return Model().half()
+
+
+def lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
 
 
 def no_model():
@@ -330,6 +346,9 @@ CASES = [
     Case("model that crashes", "diagnose own:Raises --eps 0.1"),
     Case("model that crashes later", "attack own:Tires pgd-20-digits"),
     Case("model without gradients", "attack own:Detached fgsm-digits"),
+    Case("model whose backward pass fails", "attack own:Overwrites fgsm-digits"),
+    Case("weights of another type than the images", "attack own:half fgsm-digits"),
+    Case("weights that are not made yet", "attack own:lazy fgsm-digits"),
     Case("model that ends the process", "attack own:Exits fgsm-digits"),
     Case("factory that makes no model", "attack own:no_model fgsm-digits"),
     Case("factory that crashes", "attack own:crash fgsm-digits"),
