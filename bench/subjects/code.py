@@ -65,7 +65,7 @@ def _carried(module: nn.Module) -> list[str]:
             continue
         said.append(f"{key}={_described(list(value.values()) if hooks and isinstance(value, dict) else value)}")
     if isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule):  # whose class says nothing
-        with suppress(RuntimeError):  # one without a forward pass
+        with suppress(RuntimeError, AttributeError):  # one without a forward pass
             said.append(str(module.code))
     return said
 

@@ -288,8 +288,8 @@ def test_signs_cost_the_attack_no_pass_and_change_no_number():
     assert looked.table.equals(not_looked.table) and looked.cost.forward_passes == not_looked.cost.forward_passes
 
 
-def test_the_command_says_signs_keeps_them_and_the_table_marks_them(tmp_path, capsys):
-    """A plan whose record has a sign: a mark at the number, the sentence below; the command keeps it too."""
+def test_a_table_marks_a_number_whose_record_has_a_sign(tmp_path):
+    """A mark at the number, the sentence below the table."""
     plan, results = plan_2x2(), Results(tmp_path)
     fill(plan, results, {(cell.row, cell.column): [True] * 4 for cell in plan.cells})
     cell = plan.cells[0]

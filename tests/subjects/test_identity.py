@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from bench.commands.cli import main
 from bench.ledger.folder import Results
@@ -130,16 +131,22 @@ def test_code_without_source_is_told_apart_by_its_answers(here):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_scripted_network_is_told_apart_by_its_code(here):
+    """Both have the weights of one layer, and no class that says what is done with them."""
     found = []
-    for inner in ("x", "x.round()"):
-        write(here, more="def scripted():\n    return torch.jit.load('net')\n")
-        forward = f"    def forward(self, x):\n        return self.inner(({inner}).flatten(1))\n"
-        body = "    def __init__(self):\n        super().__init__()\n        self.inner = nn.Linear(64, 10)\n"
-        (here / "script.py").write_text(f"import torch\nfrom torch import nn\n\n\nclass N(nn.Module):\n{body}{forward}")
-        sys.modules.pop("script", None)
-        sys.path.insert(0, str(here))
+    write(here, more="def scripted():\n    return torch.jit.load('net')\n")
+    for rounded in (False, True):
         torch.manual_seed(0)
-        torch.jit.trace(__import__("script").N().eval(), torch.rand(2, 1, 8, 8)).save("net")
+        layers = nn.ModuleList([nn.Linear(64, 10)]).requires_grad_(False)
+
+        class Inner(nn.Module):
+            def __init__(self, layers=layers) -> None:
+                super().__init__()
+                self.layers = layers
+
+            def forward(self, x: torch.Tensor, rounded: bool = rounded) -> torch.Tensor:
+                return self.layers[0]((x.round() if rounded else x).flatten(1))
+
+        torch.jit.trace(Inner().eval(), torch.rand(2, 1, 8, 8)).save("net")
         found.append(identity(here, "zoo:scripted"))
     assert found[0] != found[1]
 
