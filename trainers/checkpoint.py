@@ -42,6 +42,8 @@ class Checkpoint:
         """
         if self.path is None or not self.path.exists():
             return None
+        if not self.path.is_file():  # a pipe would be waited for without end
+            raise TrainingError(f"{self.path} is no plain file; delete it, and its training starts from the beginning")
         try:
             with zipfile.ZipFile(self.path) as archive:  # torch does not look at the checksums that it writes
                 whole = archive.testzip() is None

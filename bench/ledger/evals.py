@@ -24,6 +24,7 @@ COLUMNS = dict.fromkeys(("image", "label", "clean_prediction", "adversarial_pred
 COLUMNS |= {"robust": pa.bool_()} | dict.fromkeys(DISTANCES, pa.float64())
 COLUMNS |= dict.fromkeys(("forward_passes", "backward_passes"), pa.int64())
 SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in COLUMNS.items()])
+MOST_ROWS = 10_000_000
 _METADATA, _SEAL = b"bench", b"sha256"
 
 
@@ -88,13 +89,16 @@ def read_eval(results: Results, run_id: str, eval_id: str) -> EvalRecord:
     """Raises UserError when the record is missing, truncated, of another cell, or contradicts itself."""
     path = results.eval(run_id, eval_id)
     try:
-        table = pq.read_table(pa.BufferReader(read_plain(path)), use_threads=False)
+        content = pa.BufferReader(read_plain(path))
+        if (rows := pq.read_metadata(content).num_rows) > MOST_ROWS:  # a few bytes may say billions
+            raise broken(path, f"it has {rows} images, more than {MOST_ROWS}")
+        table = pq.read_table(content, use_threads=False)
         metadata, seal = ((table.schema.metadata or {})[key] for key in (_METADATA, _SEAL))
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such record") from error
     except KeyError as error:
         raise broken(path, f"it has no {str(error.args[0], errors='replace')!r} metadata") from error
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise broken(path, f"it is no whole Parquet file ({str(error).splitlines()[0]})") from error
     if not table.schema.equals(SCHEMA):
         raise broken(path, f"its columns or their types are not {', '.join(SCHEMA.names)}")  # names may be no text

@@ -6,16 +6,18 @@ that looks for the closest image may have gone beyond its radius, see `is_closes
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bench.ground.config import UserError, number, read_toml
 from bench.ledger.budgets import radius
 from bench.ledger.ids import eval_id, eval_identity
 
+N = TypeVar("N", bound=ast.AST)
 # kinds of attacks that return the closest fooling image, also beyond their radius (`closest` in attacks/contract.py);
 # those of libraries do where the library's attack does
 CLOSEST = (
@@ -30,10 +32,60 @@ def suite() -> Mapping[str, dict[str, Any]]:
     """Name -> its table in attacks/suite.toml, beside the attacks and without loading them; none where there are none.
     Raises UserError for a file that is no TOML.
     """
-    found = find_spec("attacks")  # of a package at the top, which this does not import
-    places = [] if found is None else list(found.submodule_search_locations or [])
-    tables = read_toml(Path(places[0]) / "suite.toml") if places else {}
+    folder = _folder()
+    tables = {} if folder is None else read_toml(folder / "suite.toml")
     return {name: table for name, table in tables.items() if name != "suites"}
+
+
+def _folder() -> Path | None:
+    """Where the attacks lie. They are a package at the top, which this does not import."""
+    found = find_spec("attacks")
+    return None if found is None else Path(next(iter(found.submodule_search_locations or []), ""))
+
+
+@cache
+def defaults(kind: str) -> Mapping[str, Any]:
+    """What an attack's settings are where the suite says nothing: the fields of its class that have plain values, read
+    from its source.
+    """
+    folder = _folder()
+    if folder is None:
+        return {}
+    package = ast.parse((folder / "__init__.py").read_text())
+    modules = {one.name: node.module for node in _of(package, ast.ImportFrom) for one in node.names}
+    kinds = {ast.literal_eval(key): ast.unparse(cls) for node in _of(package, ast.Dict)
+             for key, cls in zip(node.keys, node.values, strict=True) if key}  # fmt: skip
+    module = modules.get(kinds.get(kind, ""), None)
+    if module is None:
+        return {}
+    source = ast.parse(folder.joinpath(*module.split(".")[1:]).with_suffix(".py").read_text())
+    classes = {node.name: node for node in _of(source, ast.ClassDef)}
+    return _fields(classes[kinds[kind]], classes)
+
+
+def _fields(cls: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> dict[str, Any]:
+    """Name -> default of a dataclass and of those in the same file that it is made of."""
+    found: dict[str, Any] = {}
+    for base in cls.bases:
+        if (name := ast.unparse(base)) in classes:
+            found |= _fields(classes[name], classes)
+    for node in cls.body:
+        if isinstance(node, ast.AnnAssign) and "ClassVar" not in ast.unparse(node.annotation):
+            read = _fraction if isinstance(node.value, ast.BinOp) else ast.literal_eval
+            try:
+                found[ast.unparse(node.target)] = read(node.value)  # type: ignore[arg-type]
+            except (ValueError, TypeError):  # none, or made of other classes
+                continue
+    return {name: value for name, value in found.items() if name != "version"}
+
+
+def _fraction(node: ast.BinOp) -> float:
+    """Such as 2 / 255."""
+    return number(ast.unparse(node))
+
+
+def _of(tree: ast.AST, kind: type[N]) -> list[N]:
+    return [node for node in ast.walk(tree) if isinstance(node, kind)]
 
 
 def unlike_suite(name: str, attack: Mapping[str, Any]) -> list[str]:
@@ -46,7 +98,9 @@ def unlike_suite(name: str, attack: Mapping[str, Any]) -> list[str]:
     kind = table.pop("attack")
     if attack["attack"] != kind:
         return [f"{attack['attack']} instead of {kind}"]
-    return list(_differences(attack["settings"], table))
+    settings = attack["settings"]
+    own = {key: value for key, value in defaults(kind).items() if key in settings}  # others are newer than the plan
+    return list(_differences(settings, own | table))
 
 
 def _differences(settings: Mapping[str, Any], table: Mapping[str, Any]) -> Iterator[str]:
@@ -60,7 +114,9 @@ def _differences(settings: Mapping[str, Any], table: Mapping[str, Any]) -> Itera
 
 
 def _value(value: Any) -> Any:
-    """Fractions in TOML are text, in a plan they are numbers."""
+    """Fractions in TOML are text, in a plan they are numbers; tuples are lists there."""
+    if isinstance(value, tuple | list):
+        return [_value(one) for one in value]
     try:
         return number(value)
     except UserError:

@@ -32,6 +32,7 @@ SPLIT_SEED = 0
 VALIDATION = 1000  # images held out of training, as in Rice et al. 2020
 DIGITS_TEST, DIGITS_VALIDATION = 450, 200
 PAD = 4
+MOST_ROWS = 10_000_000  # of a shard
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # others may run programs, or hide how deep their colours are
 MODES = ("1", "L", "P", "LA", "PA", "RGB", "RGBA", "RGBX")  # of Pillow: 8 bits or fewer, and colours that are RGB
 DEEP = re.compile(r";(12|16|32|64)[BLNSF]|;32\b")  # Pillow's name of a file's own depth, which it may cut to 8 bits
@@ -239,8 +240,11 @@ def _parquet_shard(path: Path, kind: Kind) -> Arrays:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(pa.BufferReader(read_plain(path)))
-    except (OSError, pa.ArrowException) as error:
+        content = pa.BufferReader(read_plain(path))
+        if (rows := pq.read_metadata(content).num_rows) > MOST_ROWS:  # a few bytes may say billions
+            raise UserError(f"{path} has {rows} rows, more than {MOST_ROWS}")
+        table = pq.read_table(content)
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a whole Parquet file ({str(error).splitlines()[0]})") from error
     names = table.column_names
     image = next((name for name in ("img", "image") if names.count(name) == 1), None)

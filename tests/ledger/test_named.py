@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from attacks import ATTACKS
 from bench.ground.config import UserError
 from bench.ledger import evals, ids
 from bench.ledger.folder import Results
-from bench.ledger.named import CLOSEST, PRECISIONS, VERSIONS, suite, unlike_suite
+from bench.ledger.named import CLOSEST, PRECISIONS, VERSIONS, defaults, suite, unlike_suite
 from bench.subjects.catalog import Catalog
 from bench.tables import report
 from bench.tables.cells import table
@@ -53,6 +53,8 @@ def changed(resolved: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("key, value, words", [
     ("eps", 6.7e-07, "eps 6.7e-07 instead of 0.15"), ("eps", 0.0, "eps 0 instead of 0.15"), ("steps", 1, "steps 1"),
     ("eps", 0.1500001, "eps 0.15 instead of 0.15"), ("norm", "L2", "norm L2 instead of Linf"),
+    ("stop", "last", "stop last instead of first"), ("start", "none", "start none instead of uniform"),
+    ("loss", "dlr", "loss dlr instead of"), ("restarts", 0, "restarts 0 instead of 1"),
     ("step", 0.0, "step 0 instead of"), ("attack", "fgsm", "fgsm instead of pgd"), ("steps", None, "steps nothing"),
 ])  # fmt: skip
 def test_settings_unlike_their_name_stand_under_the_table(key, value, words, tmp_path):
@@ -66,6 +68,15 @@ def test_settings_unlike_their_name_stand_under_the_table(key, value, words, tmp
     for style in report.FORMATS.keys() - {"csv"}:
         text = report.render(plan, table(plan, Results(tmp_path)), style)
         assert "Not as named: C" in text and "is not the suite" in text
+
+
+def test_the_defaults_that_are_read_from_the_source_are_those_of_the_classes():
+    for kind, cls in ATTACKS.items():
+        known = {one.name: one.default for one in fields(cls) if one.default is not MISSING}
+        found = defaults(kind)
+        assert found == {name: known[name] for name in found}, kind
+        plain = {name for name, value in known.items() if isinstance(value, int | float | str) and name != "version"}
+        assert plain <= set(found), kind
 
 
 def test_a_users_own_name_is_nobody_elses():
