@@ -44,7 +44,7 @@ SHORT = 0.05  # of the radius: the step at which slopes are compared
 SUBSTITUTE_IMAGES, SUBSTITUTE_VALIDATION = 10_000, 100
 REPEATS = 3
 TARGETS = 9  # classes that the margin is run towards one by one, as in AutoAttack
-ORDINARY = 10.0  # the spread of an image's logits that slopes are compared at, whatever unit the model returns them in
+LOW, ORDINARY, HIGH = 2.0**-4, 8.0, 64.0  # spread of an image's logits: slopes are taken as they are from LOW to HIGH
 STAGES = 26  # calls of on_attack, at most
 
 
@@ -79,7 +79,7 @@ class Witness:
         self.x, self.y = images.x.to(self.device), images.y.to(self.device)
         self.evidence = Evidence(images.y.numpy(), np.zeros(len(images), dtype=bool))
         self.cost = Cost(0.0, 0, 0)
-        self.unit = 1.0  # of the logits, see ORDINARY
+        self.unit = 1.0  # of the logits, see LOW
         self.crafted: dict[str, Tensor] = {}  # attack -> its images
         self.blank: nn.Module | None = None
 
@@ -119,7 +119,8 @@ class Witness:
             regrouped=self._regrouped(clean),
             state_changed=fingerprint(self.model) != before,
         )
-        self.unit = float((clean.amax(1) - clean.amin(1)).double().median().clamp_min(1e-300)) / ORDINARY
+        spread = float((clean.double().amax(1) - clean.double().amin(1)).median())
+        self.unit = 1.0 if LOW <= spread <= HIGH or spread == 0 else spread / ORDINARY
         try:
             reached = self._reached_by_gradients()
         except RuntimeError as error:  # such as a forward pass through numpy
