@@ -13,13 +13,14 @@ from torch import nn
 from attacks.contract import ThreatModel
 from attacks.noise import derive_seed
 from attacks.target import ModelError
-from bench.diagnosis.evidence import STAGES, Effort, Witness, substitute
+from bench.diagnosis.evidence import STAGES, Witness, substitute
 from bench.diagnosis.masking import findings
+from bench.diagnosis.neighbours import held_out
 from bench.ground.config import UserError, build, choose, settings_of
 from bench.ground.progress import Progress
 from bench.ground.provenance import provenance
 from bench.ledger.budgets import radius
-from bench.ledger.diagnoses import DiagnosisRecord, Finding, trust_of, write_diagnosis
+from bench.ledger.diagnoses import DiagnosisRecord, Effort, Finding, trust_of, write_diagnosis
 from bench.ledger.folder import Results, Source
 from bench.ledger.runs import RunRecord, list_runs, read_run
 from bench.subjects.chosen import Choice, Subject, choose_norm
@@ -65,6 +66,8 @@ def diagnose_model(
             loaded.classes,
             effort=effort,
             source=crafted_on,
+            others={} if choice.indices else held_out(loaded, chosen),  # images that were picked are like no others
+            flip=loaded.flip,
             seed=seed,
             batch_size=batch_size,
             on_attack=lambda name: progress.advance(),
@@ -134,4 +137,4 @@ def _lines(record: DiagnosisRecord) -> list[str]:
         lines.append(f"{finding.verdict:5} {finding.check:18} {finding.figure}; {finding.meaning}")
     cost = record.cost
     passes = f"{cost.forward_passes} forward, {cost.backward_passes} backward passes"
-    return [*lines, f"trust: {record.trust}", f"passes: {passes} ({cost.seconds:.1f} s)"]
+    return [*lines, f"trust: {record.verdict}", f"passes: {passes} ({cost.seconds:.1f} s)"]

@@ -7,8 +7,9 @@ https://arxiv.org/abs/1602.02697; here on training images without their augmenta
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,12 @@ from attacks.norms import per_image
 from attacks.pgd import FGSM, PGD
 from attacks.square import Square
 from attacks.target import ModelError, Target, default_batch_size, out_of_memory
-from bench.diagnosis.masking import Drift, Evidence, Slope
+from bench.diagnosis.measured import Drift, Elsewhere, Evidence, Slope
+from bench.diagnosis.neighbours import OTHERS, changed
 from bench.ground.config import UserError, first_line
 from bench.ground.provenance import Cost
-from bench.judge.evaluate import AttackError, check_logits, craft, evaluate, fingerprint
+from bench.judge.evaluate import AttackError, Verdicts, check_logits, craft, evaluate, fingerprint
+from bench.ledger.diagnoses import Effort
 from bench.subjects import models
 from bench.subjects.data import Dataset, Images, check_images
 from trainers.contract import Inner
@@ -40,29 +43,16 @@ GREY = ThreatModel("Linf", 0.5)  # every image can be made uniformly grey
 SHORT = 0.05  # of the radius: the step at which slopes are compared
 SUBSTITUTE_IMAGES, SUBSTITUTE_VALIDATION = 10_000, 100
 REPEATS = 3
-STAGES = 16  # calls of on_attack, at most
-
-
-@dataclass(frozen=True)
-class Effort:
-    """What the attacks of a diagnosis may spend on an image. few, steps, many: of PGD; draws: of noise; queries: of
-    Square; walk: steps of the boundary attack; epochs: of the substitute's training.
-    """
-
-    few: int = 10
-    steps: int = 50
-    many: int = 250
-    restarts: int = 5
-    draws: int = 50
-    queries: int = 500
-    walk: int = 200
-    epochs: int = 5
+TARGETS = 9  # classes that the margin is run towards one by one, as in AutoAttack
+LOW, ORDINARY, HIGH = 2.0**-4, 8.0, 64.0  # spread of an image's logits: slopes are taken as they are from LOW to HIGH
+STAGES = 26  # calls of on_attack, at most
 
 
 class Witness:
     """Gathers evidence on one model. seed: of all noise. on_attack: called with the name of each attack before it runs.
 
-    source: makes the network that the transfer attack is crafted on. Raises UserError for bad images and a bad source.
+    source: makes the network that the transfer attack is crafted on. others: name -> images of the same kind that are
+    not judged; flip: a mirrored image keeps its label. Raises UserError for bad images and a bad source.
     """
 
     def __init__(
@@ -74,6 +64,8 @@ class Witness:
         *,
         effort: Effort,
         source: Callable[[], nn.Module],
+        others: Mapping[str, Images] | None = None,
+        flip: bool = False,
         seed: int = 0,
         batch_size: int | None = None,
         on_attack: Callable[[str], None] | None = None,
@@ -81,14 +73,22 @@ class Witness:
         check_images(images.x, images.y, classes)
         self.model, self.threat, self.images, self.classes = model, threat, images, classes
         self.effort, self.source, self.seed, self.batch_size = effort, source, seed, batch_size
+        self.others, self.flip = dict(others or {}), flip
         self.say = on_attack or (lambda name: None)
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self.x, self.y = images.x.to(self.device), images.y.to(self.device)
         self.evidence = Evidence(images.y.numpy(), np.zeros(len(images), dtype=bool))
         self.cost = Cost(0.0, 0, 0)
+        self.unit = 1.0  # of the logits, see LOW
+        self.crafted: dict[str, Tensor] = {}  # attack -> its images
+        self.blank: nn.Module | None = None
 
     def gather(self) -> Evidence:
         """All that can be measured; where the model refuses to be, why."""
+        try:
+            self.blank = deepcopy(self.model)
+        except Exception as error:  # whatever a user's own classes raise
+            self._note(without={"memory": f"the model cannot be copied: {type(error).__name__}: {first_line(error)}"})
         self._probe()
         if not self.evidence.refused:
             self._attack_all()
@@ -119,6 +119,8 @@ class Witness:
             regrouped=self._regrouped(clean),
             state_changed=fingerprint(self.model) != before,
         )
+        spread = float((clean.double().amax(1) - clean.double().amin(1)).median())
+        self.unit = 1.0 if LOW <= spread <= HIGH or spread == 0 else spread / ORDINARY
         try:
             reached = self._reached_by_gradients()
         except RuntimeError as error:  # such as a forward pass through numpy
@@ -149,13 +151,22 @@ class Witness:
             return
         _, by_ce, _ = target.loss_grad(x, y, cross_entropy)
         _, by_margin, _ = target.loss_grad(x, y, LOSSES["margin"])
-        loss, slope, _ = target.loss_grad(x, y, _log_odds)
-        self._note(zero={"ce": _useless(by_ce), "margin": _useless(by_margin)})
-        near, far = (self._step(x, by_ce, share) for share in (SHORT, 1.0))
-        rise = [_log_odds(target.true_logits(one), y) - loss for one in (near, far)]
+        loss, slope, _ = target.loss_grad(x, y, self._log_odds)
+        zero = {"ce": _useless(by_ce), "margin": _useless(by_margin)}
+        self._note(zero={name: flags.cpu().numpy() for name, flags in zero.items()})
+        # the way of cross-entropy, without what float32 rounds off a confident one; none where it is flat
+        uphill = slope * per_image((~zero["ce"]).to(slope), slope)
+        near, far = (self._step(x, uphill, share) for share in (SHORT, 1.0))
+        rise = [self._log_odds(target.true_logits(one), y) - loss for one in (near, far)]
         said = [(slope.double() * (one.double() - x.double())).flatten(1).sum(1) for one in (near, far)]
         ratio = [(up / forecast).cpu().numpy() for up, forecast in zip(rise, said, strict=True)]
         self._note(slope=Slope((rise[0] > 0).cpu().numpy(), *ratio))
+
+    def _log_odds(self, logits: Tensor, y: Tensor) -> Tensor:
+        """In float64, where the rise along a short step is seen, and in one unit: a model whose logits are multiplied
+        by a number is the same classifier.
+        """
+        return log_odds(logits.double() / self.unit, y)
 
     def _step(self, x: Tensor, grad: Tensor, share: float) -> Tensor:
         """x after a step of that share of the radius, inside the threat model."""
@@ -177,6 +188,8 @@ class Witness:
                 self._run("square", Square(self.threat, self.effort.queries))
             self._boundary()
             self._transfer()
+            self._elsewhere()
+            self._unseen()
         except ModelError as error:
             self._refuse("logits", error)
         except AttackError as error:  # these attacks keep their contract: the model changed under them
@@ -193,6 +206,7 @@ class Witness:
             "pgd-many": self._pgd(threat, effort.many),
             "pgd-restarts": replace(self._pgd(threat, effort.steps), restarts=effort.restarts),
             "pgd-margin": replace(self._pgd(threat, effort.steps), loss="margin"),
+            "pgd-targets": replace(self._pgd(threat, effort.few), targets=TARGETS),
             "pgd-double": self._pgd(double, effort.steps),
             "pgd-grey": self._pgd(GREY, effort.steps),
             "noise": PGD(threat, steps=1, step=0.0, restarts=effort.draws, stop="last"),
@@ -210,19 +224,25 @@ class Witness:
     def _run(self, name: str, attack: Attack, **given: object) -> np.ndarray:
         """Judge the attack, note who stands, and return the distances in L2 [n], inf where nothing fooled."""
         self.say(name)
+        verdicts = self._judged(attack, self.images, **given)
+        table, self.crafted[name] = verdicts.table, verdicts.x_adv
+        self._note(stands=self.evidence.stands | {name: table["robust"].to_numpy(dtype=bool)})
+        fooled = table["adversarial_prediction"] != table["label"]
+        return np.where(fooled, table["l2"], np.inf)
+
+    def _judged(self, attack: Attack, images: Images, **given: object) -> Verdicts:
+        """The judge's word, its cost counted."""
         verdicts = evaluate(
-            self.model, attack, self.images, self.classes,
+            self.model, attack, images, self.classes,
             name="diagnose", seed=self.seed, batch_size=self.batch_size, **given,  # type: ignore[arg-type]
         )  # fmt: skip
-        cost, table = verdicts.cost, verdicts.table
+        cost = verdicts.cost
         self.cost = Cost(
             self.cost.seconds + cost.seconds,
             self.cost.forward_passes + cost.forward_passes,
             self.cost.backward_passes + cost.backward_passes,
         )
-        self._note(stands=self.evidence.stands | {name: table["robust"].to_numpy(dtype=bool)})
-        fooled = table["adversarial_prediction"] != table["label"]
-        return np.where(fooled, table["l2"], np.inf)
+        return verdicts
 
     def _boundary(self) -> None:
         """The boundary attack, and gradients at the median of the distances it needed; DDN as the closest they get."""
@@ -242,19 +262,44 @@ class Witness:
         self._note(stands=self.evidence.stands | {"ddn": self.evidence.right & (closest > radius)})
 
     def _transfer(self) -> None:
-        """PGD on another network, judged on this one."""
+        """PGD on another network, judged on this one; also of other test images, before the model has seen these."""
         self.say("substitute")
         try:
             source = self.source().to(self.device)
         except TrainingError as error:
             return self._note(without=self.evidence.without | {"transfer": f"the substitute was not trained: {error}"})
         pgd = self._pgd(self.threat, self.effort.steps)
-        given = {"name": "diagnose", "seed": self.seed, "batch_size": self.batch_size}
+        given: Any = {"name": "diagnose", "seed": self.seed, "batch_size": self.batch_size}
         try:
-            crafted = craft(source, pgd, self.images, self.classes, **given)  # type: ignore[arg-type]
+            crafted = craft(source, pgd, self.images, self.classes, **given)
+            if OTHERS in self.others:
+                first = craft(source, pgd, self.others[OTHERS], self.classes, **given).x_adv
         except ModelError as error:
             raise UserError(f"the network to craft on: {error}") from error
         self._run("transfer", pgd, crafted=crafted)
+        if OTHERS in self.others:  # a memory that all copies share then holds these, and the clean ones come too late
+            Target(self.model, self.batch_size).true_logits(first.to(self.device))
+
+    def _elsewhere(self) -> None:
+        """The cheapest PGD on images next to the judged ones, and on others."""
+        pgd = self._pgd(self.threat, self.effort.few)
+        images = self.others | dict(changed(self.images, self.threat, self.flip))
+        for name, part in images.items():
+            self.say(name)
+            table = self._judged(pgd, part).table
+            clean = (table["clean_prediction"] == table["label"]).to_numpy(dtype=bool)
+            found = Elsewhere(clean, table["robust"].to_numpy(dtype=bool), same=name not in self.others)
+            self._note(elsewhere=self.evidence.elsewhere | {name: found})
+
+    def _unseen(self) -> None:
+        """The model, which has seen everything by now, against copies that see nothing but these images."""
+        if self.blank is None:
+            return
+        target = Target(self.model, self.batch_size)
+        images = [self.x] + [self.crafted[name].to(self.device) for name in ("pgd", "transfer") if name in self.crafted]
+        now = [target.true_logits(x) for x in images]
+        then = [Target(deepcopy(self.blank), self.batch_size).true_logits(x) for x in images]
+        self._note(unseen=_widest([_drift(*pair) for pair in zip(then, now, strict=True)]))
 
 
 def substitute(model: nn.Module, dataset: Dataset, epochs: int, seed: int, device: torch.device) -> nn.Module:
@@ -274,15 +319,10 @@ def substitute(model: nn.Module, dataset: Dataset, epochs: int, seed: int, devic
     return network.eval()
 
 
-def _log_odds(logits: Tensor, y: Tensor) -> Tensor:
-    """In float64: the rise along a short step is small."""
-    return log_odds(logits.double(), y)
-
-
-def _useless(grad: Tensor) -> np.ndarray:
+def _useless(grad: Tensor) -> Tensor:
     """[N] bool: the gradient is 0 everywhere, or not finite somewhere."""
     flat = grad.flatten(1)
-    return ((flat == 0).all(1) | ~torch.isfinite(flat).all(1)).cpu().numpy()
+    return (flat == 0).all(1) | ~torch.isfinite(flat).all(1)
 
 
 def _drift(first: Tensor, second: Tensor) -> Drift:

@@ -12,16 +12,12 @@ Where two attacks are compared, they are compared on the same images, so that no
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bench.diagnosis.measured import Drift, Elsewhere, Evidence, Flags
 from bench.ground.stats import mcnemar, wilson
-from bench.ledger.diagnoses import Finding, Verdict
-
-Flags = NDArray[np.bool_]
+from bench.ledger.diagnoses import LEAST_IMAGES, LEAST_RIGHT, Finding, Verdict
 
 LEVEL = 0.01  # of the paired test: a dozen comparisons together stay below about one false alarm in ten diagnoses
 GAP = 0.02  # smallest difference that counts, where the test is sure of less
@@ -33,69 +29,19 @@ LONE_WALK = (0.10, 1.0)  # at its own distances, past the radius of training, a 
 LEFT_AT_HALF = 0.01
 GAIN = (0.03, 0.10)  # warn, fail: what five times the steps or restarts find
 MARGIN_GAIN = (0.06, 0.20)  # warn just above the 5.6 points between C&W and PGD-100 in Table 2 of MAT
+HELD_OUT = (0.0, 0.10)  # warn, fail: how far apart the 95 % intervals of here and of other images lie, in shares
+CHANGED = (0.40, 0.50)  # warn, fail: what the least harmful change costs; honest networks lost up to 28 points
+HARMLESS = 0.10  # a change that costs clean accuracy more than this is one of the label, or too strange to compare
 REPEAT_DRIFT = 1e-4  # AutoAttack's flag, as a share of the spread of an image's logits
 BATCH_DRIFT = 1e-3  # other kernels for another batch size round differently; ten bits, as in TF32, are this
 ZERO = (0.01, 0.10)
 RISES = (0.99, 0.90)
 SLOPE = (0.2, 0.5)
 LINEAR = 0.1
-LEAST_IMAGES = 50  # right ones; with fewer a comparison needs a gap above 16 points to be significant
 
 NO_GRADIENT = "no gradient was measured: the model was refused, or no image is right"
 ACCEPTED_IN_ORDER = ("evaluation-mode", "logits", "differentiable", "deterministic")
-WHITE_BOX = ("pgd-restarts", "pgd-margin")
-
-
-class Drift(NamedTuple):
-    """Two passes over the same images. largest: difference of a logit, as a share of the spread of that image's
-    logits; changed: images whose prediction differs.
-    """
-
-    largest: float
-    changed: int
-
-
-class Slope(NamedTuple):
-    """What a short and a long step up the gradient do, per image that is right. rises: the loss after the short step
-    is higher. near, far: rise of the loss after the short and the long step, as a share of what the gradient says;
-    NaN where it says nothing.
-    """
-
-    rises: Flags
-    near: NDArray[np.float64]
-    far: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What was measured on n images. right [n]: correct without an attack. stands: attack -> [n], right with and
-    without it. zero: loss -> [m], images that are right where its gradient is 0 or not finite. refused: check -> why
-    the model cannot be measured at all; without: attack -> why it was not run.
-    """
-
-    labels: NDArray[np.int64]
-    right: Flags
-    stands: dict[str, Flags] = field(default_factory=dict)
-    repeated: Drift | None = None
-    regrouped: Drift | None = None
-    state_changed: bool = False
-    zero: dict[str, Flags] = field(default_factory=dict)
-    slope: Slope | None = None
-    refused: dict[str, str] = field(default_factory=dict)
-    without: dict[str, str] = field(default_factory=dict)
-
-    def share(self, attack: str) -> float:
-        """Accuracy under an attack."""
-        return float(self.stands[attack].mean())
-
-    def standing(self, attacks: Sequence[str]) -> Flags:
-        """[n], right under every one of them."""
-        return np.logical_and.reduce([self.stands[attack] for attack in attacks])
-
-    def lacking(self, attacks: Sequence[str]) -> str:
-        """Why an attack was not run; "" where all were."""
-        reasons = [self.without.get(attack, "the model was refused") for attack in attacks if attack not in self.stands]
-        return reasons[0] if reasons else ""
+WHITE_BOX = ("pgd-restarts", "pgd-margin", "pgd-targets")
 
 
 Outcome = tuple[Verdict, str, str]
@@ -148,6 +94,16 @@ def batch_independent(evidence: Evidence) -> Outcome:
         "logits in other batches",
         "the other images of the batch leak into the answer (batch statistics?), which no deployed model can promise",
     )
+
+
+def memory(evidence: Evidence) -> Outcome:
+    """Does it answer as a copy does that has not seen these images, nor those next to them?"""
+    if "memory" in evidence.without:
+        return _skip(evidence.without["memory"])
+    if evidence.repeated is not None and not evidence.repeated.largest <= REPEAT_DRIFT:
+        return _skip("its answers move from pass to pass anyway")
+    advice = "it remembers what it was asked, outside of weights and buffers: an attacker's copy would not"
+    return _drift(evidence.unseen, BATCH_DRIFT, "logits after the attacks and of a copy that saw none", advice)
 
 
 def zero_gradients(evidence: Evidence) -> Outcome:
@@ -268,39 +224,42 @@ def boundary(evidence: Evidence) -> Outcome:
     return _weaker(evidence, "boundary", ("pgd-l2", "pgd-l2-margin", "ddn"), LONE_WALK, BLACK_BOX_ADVICE)
 
 
+def neighbours(evidence: Evidence) -> Outcome:
+    """Is it as good on images that nobody judged, and on the judged ones moved, mirrored, darker or brighter?"""
+    if not evidence.elsewhere or evidence.lacking(["pgd-few"]):
+        return _skip("the model was refused")
+    here = Elsewhere(evidence.right, evidence.stands["pgd-few"], same=True)
+    others = [_held_out(name, here, there) for name, there in evidence.elsewhere.items() if not there.same]
+    changed = _least_harmful(here, {name: there for name, there in evidence.elsewhere.items() if there.same})
+    told = others + changed
+    if not told:
+        return _skip("there are no other images, and every change makes the judged ones harder to recognise")
+    doubted = all("warn" in [verdict for verdict, _ in kind] for kind in (others, changed))  # by both, which is sure
+    verdict = "fail" if doubted else max((verdict for verdict, _ in told), key=_BADNESS.index)
+    figure = f"{_shares(here)} here; {'; '.join(words for _, words in told)}"
+    if verdict == "pass":
+        return verdict, figure, "what is measured here is true of such images"
+    return verdict, figure, "it knows or remembers the judged images: the number is true of them and of no others"
+
+
 def sample(evidence: Evidence) -> Outcome:
     """Are there enough images for the comparisons?"""
-    count = int(evidence.right.sum())
+    count, n = int(evidence.right.sum()), len(evidence.right)
     if count == 0 and evidence.refused:
         return _skip("the model was refused")
-    figure = f"{count} of {len(evidence.right)} images are right without an attack"
-    if count >= LEAST_IMAGES:
+    figure = f"{count} of {n} images are right without an attack"
+    if n >= LEAST_IMAGES and count >= LEAST_RIGHT:
         return "pass", figure, "enough for the paired tests"
-    return "warn", figure, f"too few to see a gap; take more images, so that {LEAST_IMAGES} are right"
+    needed = f"{LEAST_IMAGES} images and {LEAST_RIGHT} that are right"
+    return "warn", figure, f"too few to see a gap between attacks; it takes {needed} (--images)"
 
 
-CHECKS: dict[str, Check] = {
-    "evaluation-mode": evaluation_mode,
-    "logits": logits,
-    "differentiable": differentiable,
-    "deterministic": deterministic,
-    "batch-independent": batch_independent,
-    "zero-gradients": zero_gradients,
-    "loss-rises": loss_rises,
-    "true-slope": true_slope,
-    "linearity": linearity,
-    "single-step": single_step,
-    "more-steps": more_steps,
-    "restarts": restarts,
-    "margin-loss": margin_loss,
-    "larger-radius": larger_radius,
-    "half-the-range": half_the_range,
-    "noise": noise,
-    "square": square,
-    "transfer": transfer,
-    "boundary": boundary,
-    "sample": sample,
-}
+_CHECKS = (  # the names that records must hold are `bench.ledger.diagnoses.CHECKS`
+    evaluation_mode, logits, differentiable, deterministic, batch_independent, memory, zero_gradients,
+    loss_rises, true_slope, linearity, single_step, more_steps, restarts, margin_loss, larger_radius,
+    half_the_range, noise, square, transfer, boundary, neighbours, sample,
+)  # fmt: skip
+CHECKS: dict[str, Check] = {check.__name__.replace("_", "-"): check for check in _CHECKS}
 BLACK_BOX_ADVICE = "gradients miss what guessing finds: the robust accuracy of gradient attacks is not robustness"
 _BADNESS = ("skip", "pass", "warn", "fail")
 
@@ -366,3 +325,35 @@ def _gain(evidence: Evidence, attack: str, more: str, limits: tuple[float, float
     figure = f"{attack} leaves {before.mean():.1%}, {more} {after.mean():.1%} of {len(before)} images (p = {p:.2g})"
     verdict: Verdict = _above(gain, limits) if p < LEVEL else "pass"
     return verdict, figure, "little is left to find" if verdict == "pass" else advice
+
+
+def _shares(there: Elsewhere) -> str:
+    return f"{there.clean.mean():.0%} clean, {there.robust.mean():.0%} robust"
+
+
+def _held_out(name: str, here: Elsewhere, there: Elsewhere) -> tuple[Verdict, str]:
+    """Other images cannot be paired: the two 95 % intervals must not lie apart, clean or robust."""
+    apart = [_low(own) - _high(other) for own, other in ((here.clean, there.clean), (here.robust, there.robust))]
+    return _above(max(apart), HELD_OUT), f"{_shares(there)} on {len(there.clean)} {name}"
+
+
+def _low(flags: Flags) -> float:
+    return wilson(int(flags.sum()), len(flags))[0]
+
+
+def _high(flags: Flags) -> float:
+    return wilson(int(flags.sum()), len(flags))[1]
+
+
+def _least_harmful(here: Elsewhere, changed: dict[str, Elsewhere]) -> list[tuple[Verdict, str]]:
+    """The change that costs the least robustness, of those that the network sees through; [] where there is none.
+
+    Some change hurts every honest network, so it takes all of them to say something.
+    """
+    harmless = {name: one for name, one in changed.items() if here.clean.mean() - one.clean.mean() <= HARMLESS}
+    if not harmless:
+        return []
+    name, best = max(harmless.items(), key=lambda item: item[1].robust.mean())
+    sure = mcnemar(here.robust, best.robust) < LEVEL
+    verdict: Verdict = _above(float(here.robust.mean() - best.robust.mean()), CHANGED) if sure else "pass"
+    return [(verdict, f"{_shares(best)} {name}")]

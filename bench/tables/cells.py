@@ -72,7 +72,7 @@ def table_and_verdicts(plan: Plan, results: Results) -> tuple[pd.DataFrame, dict
 def trust(plan: Plan, row: str, results: Results) -> str | None:
     """What `bench diagnose` said of a row's networks: the worst over seeds and threat models; None where it was not
     asked. Such as "doubtful: square (Linf 8/255, 100 images)". Masked gradients are so at any radius; an "ok" counts
-    on the table's data and at a radius of its attacks. Raises UserError for a broken record.
+    on the table's data and at a radius of its attacks, and of all checks. Raises UserError for a broken record.
     """
     runs = dict.fromkeys(cell.run_id for cell in plan.cells if cell.row == row)
     said = [words for run_id in runs for words in _diagnosed(plan, run_id, results)]
@@ -89,7 +89,7 @@ def _diagnosed(plan: Plan, run_id: str, results: Results) -> list[str]:
     counted = [one for one, fit in zip(found, fits, strict=True) if fit or one.trust != "ok"]
     if found and not counted:
         return [f"{UNKNOWN} at a radius of this table: {run_id} (but ok at {found[0].norm} {radius(found[0].eps)})"]
-    return [f"{one.trust} ({one.norm} {radius(one.eps)}, {one.images} images)" for one in counted] or [
+    return [f"{one.verdict} ({one.norm} {radius(one.eps)}, {one.images} images)" for one in counted] or [
         f"{UNKNOWN}: {run_id}"
     ]
 
