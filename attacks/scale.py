@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 # Largest minus smallest logit of an image. Untrained networks have 0.08 to 0.4, trained ones 1 to 50.
-LOW, ORDINARY, HIGH = 2.0**-4, 8.0, 64.0
+LOW, ORDINARY, HIGH = 2.0**-4, 16.0, 64.0
 EXPONENT = 126  # of the smallest normal float32
 
 
