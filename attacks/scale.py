@@ -11,8 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Largest minus smallest logit of an image. Untrained networks have 0.08 to 0.4, trained ones 1 to 50.
-LOW, ORDINARY, HIGH = 2.0**-4, 8.0, 64.0
+# Logits of an image are ordinary where the largest is at least LOW in size and they span at most HIGH. Those of
+# untrained networks span 0.08 to 0.4, of trained ones 1 to 50; on a boundary of two classes they span nothing.
+LOW, ORDINARY, HIGH = 2.0**-4, 16.0, 64.0
 EXPONENT = 126  # of the smallest normal float32
 
 
@@ -25,30 +26,32 @@ class Scales:
     def show(self, logits: Tensor, images: Tensor) -> Tensor:
         """logits [b, K] of these images ([b] int64) -> what an attack sees; the same tensor where all factors are 1.
 
-        An image whose factor is above 1 may only have lain between its classes where it was found, its logits nearly
-        equal. So where it later shows more than HIGH the factor falls, or the loss would vanish there.
+        An image whose factor is above 1 may have had small logits only where it was found. So where it later spans more
+        than HIGH the factor falls, or the loss would vanish there.
         """
         factors = self.factors[images]
         if (factors == 1).all():
             return logits
-        spread = spreads(logits.detach()).cpu()
-        factors = torch.where(factors == 0, ordinary_factors(spread), factors)
-        factors = torch.where((factors > 1) & (factors * spread > HIGH), _power(spread).clamp_min(1), factors)
+        fresh, span = (found.cpu() for found in (ordinary_factors(logits.detach()), spans(logits.detach())))
+        factors = torch.where(factors == 0, fresh, factors)
+        factors = torch.where((factors > 1) & (factors * span > HIGH), _power(span).clamp_min(1), factors)
         self.factors[images] = factors
         return logits if (factors == 1).all() else logits * factors.to(logits)[:, None]
 
 
-def spreads(logits: Tensor) -> Tensor:
+def spans(logits: Tensor) -> Tensor:
     """logits [N, K] -> [N] float64: the largest minus the smallest."""
     return logits.double().amax(1) - logits.double().amin(1)
 
 
-def ordinary_factors(spread: Tensor) -> Tensor:
-    """spread [N] float64 -> the factor of each image; 1 between LOW and HIGH, and for 0, infinity and NaN."""
-    strange = torch.isfinite(spread) & (spread > 0) & ((spread < LOW) | (spread > HIGH))
-    return torch.where(strange, _power(spread), 1.0)
+def ordinary_factors(logits: Tensor) -> Tensor:
+    """logits [N, K] -> [N] float64: the power of two that takes them next to ORDINARY; 1 where they are ordinary, all 0
+    or not finite.
+    """
+    span, size = spans(logits), logits.double().abs().amax(1)
+    large, small = (span > HIGH) & torch.isfinite(span), (size > 0) & (size < LOW)
+    return torch.where(large, _power(span), torch.where(small, _power(size), 1.0))
 
 
-def _power(spread: Tensor) -> Tensor:
-    """The power of two that takes it next to ORDINARY."""
-    return torch.exp2((ORDINARY / spread).log2().round().clamp(-EXPONENT, EXPONENT))
+def _power(size: Tensor) -> Tensor:
+    return torch.exp2((ORDINARY / size).log2().round().clamp(-EXPONENT, EXPONENT))

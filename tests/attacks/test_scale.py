@@ -24,7 +24,7 @@ from attacks.gabor import Gabor
 from attacks.jpeg import JPEG
 from attacks.multi_steepest import MSD
 from attacks.pgd import FGSM, MIM, PGD
-from attacks.scale import HIGH, LOW, Scales, ordinary_factors, spreads
+from attacks.scale import HIGH, LOW, Scales, ordinary_factors, spans
 from attacks.target import Target
 from bench.judge.evaluate import evaluate
 from bench.subjects.data import Images
@@ -93,7 +93,7 @@ def test_ordinary_logits_are_shown_as_they_are():
     model, (x, _) = small_cnn(), problem()
     target = Target(model).counting(len(x))
     logits = target.logits(x)
-    assert LOW < spreads(logits).min() and spreads(logits).max() < HIGH
+    assert LOW < logits.abs().amax(1).min() and spans(logits).max() < HIGH
     assert torch.equal(logits, Target(model).logits(x)) and torch.equal(logits, target.true_logits(x))
 
 
@@ -101,15 +101,17 @@ def test_verdicts_see_the_logits_as_they_are():
     model, (x, _) = Scaled(1e-6).eval(), problem()
     target = Target(model).counting(len(x))
     assert torch.equal(target.true_logits(x), Target(model).true_logits(x))
-    seen = spreads(target.logits(x))
-    assert seen.min() > 5.6 and seen.max() < 11.4
+    seen = spans(target.logits(x))
+    assert seen.min() > 11.2 and seen.max() < 22.8
 
 
-def test_factors_are_powers_of_two_and_nothing_where_logits_are_ordinary_equal_or_not_finite():
-    spread = torch.tensor([0.0, 1e-300, 1e-6, LOW, 1.0, HIGH, 1e3, 1e300, torch.inf, torch.nan], dtype=torch.float64)
-    factors = ordinary_factors(spread)
+def test_factors_are_powers_of_two_and_1_where_logits_are_ordinary_zero_or_not_finite():
+    size = torch.tensor([0.0, 1e-300, 1e-6, LOW, 1.0, HIGH, 1e3, 1e300, torch.inf, torch.nan], dtype=torch.float64)
+    factors = ordinary_factors(torch.stack([torch.zeros_like(size), size], 1))
     assert (factors.log2() % 1 == 0).all() and torch.isfinite(factors.float()).all() and (factors.float() > 0).all()
     assert (factors == 1).tolist() == [True, False, False, True, True, True, False, False, True, True]
+    beside = torch.tensor([[3.0, 3.0 + 1e-6], [1e6, 1e6 + 1]])
+    assert (ordinary_factors(beside) == 1).all(), "at a boundary, and far from 0: neither says anything of the scale"
 
 
 @pytest.mark.parametrize("factor", [1e-6, 1e20])
@@ -125,7 +127,7 @@ def test_at_any_scale_an_image_does_not_see_the_others(factor):
 def test_a_factor_falls_where_the_loss_would_vanish_and_never_below_one():
     scales, image = Scales(1), torch.tensor([0])
     shown = [float(scales.show(torch.tensor([[0.0, spread]]), image)[0, 1]) for spread in (1e-6, 4e-6, 1e-3, 1e-6, 40)]
-    assert shown == pytest.approx([8.388608, 33.554432, 8.192, 0.008192, 40.0])
+    assert shown == pytest.approx([16.777216, 16.777216, 16.384, 0.016384, 40.0])
 
 
 class Valley(nn.Module):
