@@ -101,6 +101,7 @@ def test_a_record_does_not_decide_what_code_runs(tmp_path, capsys, monkeypatch):
 def test_an_ensemble_of_ones_own_code_loads_with_the_arch_that_the_message_names(tmp_path, capsys, monkeypatch):
     (tmp_path / "mine.py").write_text("from bench.subjects.models import cnn_a as make\n")
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
     results = Results(tmp_path / "results")
     record = registered(results, tmp_path)
     states = [models.create("cnn-a", (1, 8, 8), 10, seed).state_dict() for seed in range(2)]

@@ -151,6 +151,7 @@ def craft(
     batch_size: int | None = None,
     gradient_precision: Precision = "float32",
     blank: Blank | None = None,
+    look: bool = True,
 ) -> Crafted:
     """Attack every image on `source`, also those it gets wrong, for `evaluate` to judge on other networks.
 
@@ -167,7 +168,7 @@ def craft(
     x_adv = _run(name, attack, target, x, y, Noise(derive_seed("attack", name, seed), images.ids.to(device)))
     _check_unchanged(name, source, before)
     seconds, given = time.perf_counter() - started, Images(x, y, images.ids.to(device))
-    found = _signs(name, blank, attack, given, logits.argmax(1), logits, climbed=True)
+    found = _signs(name, blank, attack, given, logits.argmax(1), logits, climbed=True) if look else []
     about = tuple(f"the network that it was crafted on: {words}" for words in found)
     return Crafted(x_adv.cpu(), target.passes_per_image, seconds, about)
 

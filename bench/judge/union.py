@@ -45,6 +45,7 @@ def evaluate_union(
     gradient_precision: Precision = "float32",
     on_part: Callable[[str, int, Verdicts], None] | None = None,
     blank: Blank | None = None,
+    look: bool = True,
 ) -> Union:
     """The attacks in their order, by the names that their noise is drawn from.
 
@@ -52,7 +53,7 @@ def evaluate_union(
     those of one pass over all images. Other arguments and errors as in `bench.judge.evaluate.evaluate`.
     """
     blank = blank or Blank(model)
-    clean = evaluate(model, None, images, classes, batch_size=batch_size, blank=blank)
+    clean = evaluate(model, None, images, classes, batch_size=batch_size, blank=blank, look=look)
     predictions = torch.tensor(clean.table["clean_prediction"].to_numpy())
     found, climbed = dict.fromkeys(clean.signs), False
     table, x_adv, seconds, broken_by = clean.table.copy(), clean.x_adv.clone(), clean.cost.seconds, {}
@@ -71,7 +72,7 @@ def evaluate_union(
             gradient_precision=gradient_precision,
             blank=blank,
             clean=predictions[places],
-            look=not climbed,
+            look=look and not climbed,
         )
         climbed = climbed or verdicts.cost.backward_passes > 0
         found |= dict.fromkeys([*signs.of_steps(name, attack), *verdicts.signs])

@@ -212,7 +212,7 @@ class _Replay:
             return self.images.x[:0]
         record, some = self.record, self.images.take(torch.tensor(list(places)))
         classes = self.classes
-        given: dict[str, Any] = {"seed": record.seed, "gradient_precision": self.precision}
+        given: dict[str, Any] = {"seed": record.seed, "gradient_precision": self.precision, "look": False}
         if record.broken_by is not None:
             made: Verdicts = evaluate_union(self.network, self.attacks, some, classes, **given)
             return made.x_adv.cpu()

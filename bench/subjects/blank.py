@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 
+import torch
 from torch import nn
 
 
@@ -22,18 +23,21 @@ class Blank:
         self._untouched = _copy(model)
         self.copied = self._untouched is not None or again is not None
 
+    def moved(self, device: torch.device) -> Blank:
+        """Moves the network -> copies of it as it is there, with what it keeps beside its weights."""
+        again = self._again
+        self._model.to(device)
+        return Blank(self._model, None if again is None else lambda: again().to(device))
+
     def fresh(self) -> nn.Module:
-        """The network in evaluation mode, on the device that the first is on now."""
-        if not self.copied:
+        """The network, in the mode and on the device that it had."""
+        if self._untouched is not None and (made := _copy(self._untouched)) is not None:
+            return made
+        if self._again is None:
             return self._model
-        made = _copy(self._untouched) if self._untouched is not None else None
-        if made is None:
-            assert self._again is not None
-            made = self._again()
-            made.load_state_dict(self._model.state_dict())  # a factory may draw its weights
-            made.train(self._model.training)
-        device = next((p.device for p in self._model.parameters()), None)
-        return made if device is None else made.to(device)
+        made = self._again()
+        made.load_state_dict(self._model.state_dict())  # a factory may draw its weights
+        return made.train(self._model.training)
 
 
 def _copy(model: nn.Module) -> nn.Module | None:

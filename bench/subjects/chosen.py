@@ -99,7 +99,7 @@ class Choice:
                     self._refuse_unused(model, own_arch)
             else:
                 subject = _own(model, self.arch, dataset, self.mean, self.std, self.weights_key)
-            subject.network.to(device)
+            subject = subject._replace(blank=subject.blank.moved(device))
             _try(model, subject.blank.fresh(), dataset, device)
             subjects.append(subject)
         return subjects
