@@ -7,7 +7,7 @@ https://arxiv.org/abs/1602.02697; here on training images without their augmenta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -45,14 +45,15 @@ SUBSTITUTE_IMAGES, SUBSTITUTE_VALIDATION = 10_000, 100
 REPEATS = 3
 TARGETS = 9  # classes that the margin is run towards one by one, as in AutoAttack
 LOW, ORDINARY, HIGH = 2.0**-4, 8.0, 64.0  # spread of an image's logits: slopes are taken as they are from LOW to HIGH
-STAGES = 26  # calls of on_attack, at most
+STAGES = 28  # calls of on_attack, at most
 
 
 class Witness:
     """Gathers evidence on one model. seed: of all noise. on_attack: called with the name of each attack before it runs.
 
-    source: makes the network that the transfer attack is crafted on. others: name -> images of the same kind that are
-    not judged; flip: a mirrored image keeps its label. Raises UserError for bad images and a bad source.
+    source: makes the network that the transfer attack is crafted on. others: part of the data set -> images of it
+    that are not judged, one set or more; flip: a mirrored image keeps its label. Raises UserError for bad images and a
+    bad source.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Witness:
         *,
         effort: Effort,
         source: Callable[[], nn.Module],
-        others: Mapping[str, Images] | None = None,
+        others: Mapping[str, Sequence[Images]] | None = None,
         flip: bool = False,
         seed: int = 0,
         batch_size: int | None = None,
@@ -272,24 +273,26 @@ class Witness:
         given: Any = {"name": "diagnose", "seed": self.seed, "batch_size": self.batch_size}
         try:
             crafted = craft(source, pgd, self.images, self.classes, **given)
-            if OTHERS in self.others:
-                first = craft(source, pgd, self.others[OTHERS], self.classes, **given).x_adv
+            first = [craft(source, pgd, part, self.classes, **given).x_adv for part in self.others.get(OTHERS, ())]
         except ModelError as error:
             raise UserError(f"the network to craft on: {error}") from error
         self._run("transfer", pgd, crafted=crafted)
-        if OTHERS in self.others:  # a memory that all copies share then holds these, and the clean ones come too late
-            Target(self.model, self.batch_size).true_logits(first.to(self.device))
+        for x_adv in first:  # a memory that all copies share then holds these, and the clean ones come too late
+            Target(self.model, self.batch_size).true_logits(x_adv.to(self.device))
 
     def _elsewhere(self) -> None:
-        """The cheapest PGD on images next to the judged ones, and on others."""
+        """The cheapest PGD on images that are not judged, and on the judged ones changed."""
         pgd = self._pgd(self.threat, self.effort.few)
-        images = self.others | dict(changed(self.images, self.threat, self.flip))
-        for name, part in images.items():
+
+        def there(name: str, images: Images) -> Elsewhere:
             self.say(name)
-            table = self._judged(pgd, part).table
+            table = self._judged(pgd, images).table
             clean = (table["clean_prediction"] == table["label"]).to_numpy(dtype=bool)
-            found = Elsewhere(clean, table["robust"].to_numpy(dtype=bool), same=name not in self.others)
-            self._note(elsewhere=self.evidence.elsewhere | {name: found})
+            return Elsewhere(clean, table["robust"].to_numpy(dtype=bool))
+
+        self._note(others={name: [there(name, part) for part in parts] for name, parts in self.others.items()})
+        images = changed(self.images, self.threat, self.flip)
+        self._note(changed={name: there(name, part) for name, part in images})
 
     def _unseen(self) -> None:
         """The model, which has seen everything by now, against copies that see nothing but these images."""

@@ -226,11 +226,11 @@ def boundary(evidence: Evidence) -> Outcome:
 
 def neighbours(evidence: Evidence) -> Outcome:
     """Is it as good on images that nobody judged, and on the judged ones moved, mirrored, darker or brighter?"""
-    if not evidence.elsewhere or evidence.lacking(["pgd-few"]):
+    if not (evidence.others or evidence.changed) or evidence.lacking(["pgd-few"]):
         return _skip("the model was refused")
-    here = Elsewhere(evidence.right, evidence.stands["pgd-few"], same=True)
-    others = [_held_out(name, here, there) for name, there in evidence.elsewhere.items() if not there.same]
-    changed = _least_harmful(here, {name: there for name, there in evidence.elsewhere.items() if there.same})
+    here = Elsewhere(evidence.right, evidence.stands["pgd-few"])
+    others = [_held_out(name, here, sets) for name, sets in evidence.others.items()]
+    changed = _least_harmful(here, evidence.changed)
     told = others + changed
     if not told:
         return _skip("there are no other images, and every change makes the judged ones harder to recognise")
@@ -331,10 +331,17 @@ def _shares(there: Elsewhere) -> str:
     return f"{there.clean.mean():.0%} clean, {there.robust.mean():.0%} robust"
 
 
-def _held_out(name: str, here: Elsewhere, there: Elsewhere) -> tuple[Verdict, str]:
-    """Other images cannot be paired: the two 95 % intervals must not lie apart, clean or robust."""
-    apart = [_low(own) - _high(other) for own, other in ((here.clean, there.clean), (here.robust, there.robust))]
-    return _above(max(apart), HELD_OUT), f"{_shares(there)} on {len(there.clean)} {name}"
+def _held_out(name: str, here: Elsewhere, sets: Sequence[Elsewhere]) -> tuple[Verdict, str]:
+    """Other images cannot be paired: the two 95 % intervals must lie apart, clean or robust. Of several sets of them
+    the one where they do so least.
+    """
+
+    def apart(there: Elsewhere) -> float:
+        pairs = ((here.clean, there.clean), (here.robust, there.robust))
+        return max(_low(own) - _high(other) for own, other in pairs)
+
+    nearest = min(sets, key=apart)
+    return _above(apart(nearest), HELD_OUT), f"{_shares(nearest)} on {len(nearest.clean)} {name}"
 
 
 def _low(flags: Flags) -> float:

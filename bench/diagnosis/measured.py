@@ -33,13 +33,10 @@ class Slope(NamedTuple):
 
 
 class Elsewhere(NamedTuple):
-    """How the model does on other images, or the judged ones changed. clean, robust [m]: right without an attack, and
-    also under the cheap PGD. same: image for image the judged ones, so that pairs can be compared.
-    """
+    """How the model does on some images. clean, robust [m]: right without an attack, and also under the cheap PGD."""
 
     clean: Flags
     robust: Flags
-    same: bool
 
 
 @dataclass(frozen=True)
@@ -47,8 +44,9 @@ class Evidence:
     """What was measured on n images. right [n]: correct without an attack. stands: attack -> [n], right with and
     without it. zero: loss -> [m], images that are right where its gradient is 0 or not finite. refused: check -> why
     the model cannot be measured at all; without: attack -> why it was not run. unseen: the model, against copies from
-    before it was asked anything, on clean and on adversarial images. elsewhere: which images next to the judged ones ->
-    how it does there.
+    before it was asked anything, on clean and on adversarial images. others: part of the data set -> how
+    it does on images of it that are not judged, one way of choosing them after the other; changed: change -> on the
+    judged images, one by one, after it.
     """
 
     labels: NDArray[np.int64]
@@ -62,7 +60,8 @@ class Evidence:
     refused: dict[str, str] = field(default_factory=dict)
     without: dict[str, str] = field(default_factory=dict)
     unseen: Drift | None = None
-    elsewhere: dict[str, Elsewhere] = field(default_factory=dict)
+    others: dict[str, list[Elsewhere]] = field(default_factory=dict)
+    changed: dict[str, Elsewhere] = field(default_factory=dict)
 
     def share(self, attack: str) -> float:
         """Accuracy under an attack."""

@@ -1,10 +1,11 @@
 """Images next to the judged ones: a network that knows these by heart is no better than others on those.
 
-Held-out images are those of a label that look most like the judged ones: the first of a data set may be of other hands
-than the rest, and a network that has learned from these is better on them without knowing them. Changed ones are the
-judged images themselves: moved by a pixel, mirrored where the data set may, darker, brighter. With the radius of an
-attack added, the last two reach beyond twice the radius: as far as a network looks for an image that it knows, if it
-is to cover the ball around it.
+Held-out images are the first that are not judged, and those that look most like the judged ones: the first of a data
+set may be of other hands than the rest, and a network that has learned from these is better on them without knowing
+them; and the images that look like many others may be harder. Who knows the judged ones is worse on both. Changed ones
+are the judged images themselves: moved by a pixel, mirrored where the data set may, darker, brighter. With the radius
+of an attack added, the last two reach beyond twice the radius: as far as a network looks for an image that it knows,
+if it is to cover the ball around it.
 """
 
 from __future__ import annotations
@@ -25,13 +26,17 @@ MOST, LEAST = 0.25, 0.02  # and that change in image units, whatever the radius
 OTHERS = "other test images"
 
 
-def held_out(dataset: Dataset, judged: Images) -> dict[str, Images]:
-    """For each judged image the nearest of its label that was not asked for: of the test set and of validation, where
-    there are any. One image may stand for several.
+def held_out(dataset: Dataset, judged: Images) -> dict[str, list[Images]]:
+    """Images of the test set and of validation that are not judged, where there are any: as many as are judged, and the
+    nearest of each one's label, of which one may stand for several.
     """
     rest = (~torch.isin(dataset.test.ids, judged.ids)).nonzero().squeeze(1)
     parts = {OTHERS: dataset.test.take(rest), "validation images": dataset.validation}
-    return {name: part.take(_nearest(judged, part)) for name, part in parts.items() if len(part)}
+    return {
+        name: [part.head(min(len(part), len(judged))), part.take(_nearest(judged, part))]
+        for name, part in parts.items()
+        if len(part)
+    }
 
 
 def _nearest(images: Images, among: Images) -> Tensor:

@@ -28,8 +28,8 @@ def main(names: list[str]) -> None:
         witness = witness_of(NETWORKS[name]().eval())
         found, evidence = findings(witness.gather()), witness.evidence
         shares = [evidence.right, *(evidence.stands.get(attack) for attack in ATTACKS)]
-        held_out = [one.robust for one in evidence.elsewhere.values() if not one.same]
-        shares.append(min(held_out, key=lambda flags: flags.mean(), default=None))
+        sets = [one.robust for parts in evidence.others.values() for one in parts]
+        shares.append(min(sets, key=lambda flags: flags.mean(), default=None))
         trust = trust_of(found)
         warned = ", ".join(one.check for one in found if one.verdict == "warn") if trust.startswith("masked") else ""
         figures = " | ".join("-" if flags is None else f"{flags.mean():.1%}".rstrip("%") for flags in shares)

@@ -128,7 +128,15 @@ def slope(rises: int, near: float, far: float) -> Slope:
 WHITE = {"pgd-restarts": 50, "pgd-margin": 48, "pgd-targets": 48}
 LAST = ~left(50)  # the other half: an attack that leaves these breaks what others leave
 FEW = Evidence(np.zeros(20, dtype=np.int64), ALL[:20], {name: ALL[:20] for name in WHITE})
-ONE_CHANGE_HURTS = {"moved": Elsewhere(ALL, left(9), same=True), "darker": Elsewhere(ALL, left(80), same=True)}
+
+
+def on(*sets: tuple[np.ndarray, np.ndarray]) -> dict[str, list[Elsewhere]]:
+    """Sets of other images, each clean and robust."""
+    return {"other images": [Elsewhere(*pair) for pair in sets]}
+
+
+SEEN_THROUGH = {"darker": Elsewhere(ALL, left(45))}
+ONE_CHANGE_HURTS = {"moved": Elsewhere(ALL, left(9)), "darker": Elsewhere(ALL, left(80))}
 CASES = [
     ("deterministic", made(repeated=Drift(0.0, 0)), "pass"),
     ("deterministic", made(repeated=Drift(1e-2, 0)), "fail"),
@@ -184,16 +192,18 @@ CASES = [
     ("boundary", made({"boundary": 38, "pgd-l2": 90, "pgd-l2-margin": 80, "ddn": ~left(72)}), "pass"),  # 8 alone
     ("boundary", made({"boundary": LAST, "pgd-l2": 90, "pgd-l2-margin": 90, "ddn": 30}), "warn"),  # 30 alone
     ("neighbours", made({"pgd-few": 50}), "skip"),
-    ("neighbours", made({"pgd-few": 50}, elsewhere={"others": Elsewhere(ALL, left(36), same=False)}), "pass"),
-    ("neighbours", made({"pgd-few": 50}, elsewhere={"others": Elsewhere(ALL, left(28), same=False)}), "warn"),
-    ("neighbours", made({"pgd-few": 50}, elsewhere={"others": Elsewhere(ALL, left(15), same=False)}), "fail"),
-    ("neighbours", made({"pgd-few": 50}, elsewhere={"others": Elsewhere(left(60), left(50), same=False)}), "fail"),
-    ("neighbours", made({"pgd-few": 9}, elsewhere={"others": Elsewhere(left(96), left(2), same=False)}), "pass"),
-    ("neighbours", made({"pgd-few": 90}, elsewhere={"darker": Elsewhere(ALL, left(55), same=True)}), "pass"),
-    ("neighbours", made({"pgd-few": 90}, elsewhere={"darker": Elsewhere(ALL, left(45), same=True)}), "warn"),
-    ("neighbours", made({"pgd-few": 90}, elsewhere={"darker": Elsewhere(ALL, left(9), same=True)}), "fail"),
-    ("neighbours", made({"pgd-few": 90}, elsewhere={"moved": Elsewhere(left(60), left(9), same=True)}), "skip"),
-    ("neighbours", made({"pgd-few": 90}, elsewhere=ONE_CHANGE_HURTS), "pass"),
+    ("neighbours", made({"pgd-few": 50}, others=on((ALL, left(36)))), "pass"),
+    ("neighbours", made({"pgd-few": 50}, others=on((ALL, left(28)))), "warn"),
+    ("neighbours", made({"pgd-few": 50}, others=on((ALL, left(15)))), "fail"),
+    ("neighbours", made({"pgd-few": 50}, others=on((left(60), left(50)))), "fail"),
+    ("neighbours", made({"pgd-few": 50}, others=on((ALL, left(15)), (ALL, left(45)))), "pass"),  # it takes both sets
+    ("neighbours", made({"pgd-few": 90}, others=on((ALL, left(75))), changed=SEEN_THROUGH), "fail"),  # warned twice
+    ("neighbours", made({"pgd-few": 9}, others=on((left(96), left(2)))), "pass"),
+    ("neighbours", made({"pgd-few": 90}, changed={"darker": Elsewhere(ALL, left(55))}), "pass"),
+    ("neighbours", made({"pgd-few": 90}, changed={"darker": Elsewhere(ALL, left(45))}), "warn"),
+    ("neighbours", made({"pgd-few": 90}, changed={"darker": Elsewhere(ALL, left(9))}), "fail"),
+    ("neighbours", made({"pgd-few": 90}, changed={"moved": Elsewhere(left(60), left(9))}), "skip"),
+    ("neighbours", made({"pgd-few": 90}, changed=ONE_CHANGE_HURTS), "pass"),
     ("memory", made(repeated=Drift(0.0, 0), unseen=Drift(0.0, 0)), "pass"),
     ("memory", made(repeated=Drift(0.0, 0), unseen=Drift(0.5, 9)), "fail"),
     ("memory", made(repeated=Drift(0.0, 0), unseen=Drift(np.nan, 9)), "fail"),

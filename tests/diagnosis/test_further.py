@@ -96,8 +96,9 @@ def test_held_out_images_are_other_images_of_the_same_labels():
     judged = digits().test.head(100)
     parts = held_out(digits(), judged)
     assert set(parts) == {"other test images", "validation images"}
-    for part in parts.values():
-        assert torch.equal(part.y, judged.y) and not torch.isin(part.ids, judged.ids).any()
+    for first, alike in parts.values():
+        assert torch.equal(alike.y, judged.y) and len(first) == len(judged)
+        assert not torch.isin(torch.cat([first.ids, alike.ids]), judged.ids).any()
     assert set(held_out(digits(), digits().test)) == {"validation images"}, "all test images are judged"
 
 
