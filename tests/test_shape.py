@@ -25,6 +25,8 @@ MORE_ARGUMENTS = {
     "trainers/loop.py::fit": "what a training is made of, and what a caller may watch of it",
     "bench/diagnosis/evidence.py::Witness.__init__": "a network, images and how they are attacked",
     "bench/judge/evaluate.py::evaluate": "a network, an attack, images and how they are run, for a user to call",
+    "bench/judge/evaluate.py::craft": "as evaluate, on the network that images are made on",
+    "bench/judge/union.py::evaluate_union": "as evaluate, for several attacks",
     "bench/judge/verify.py::verify": "which record, how much of it, and where it is replayed",
 }
 

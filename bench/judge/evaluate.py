@@ -235,7 +235,7 @@ def check_contract(name: str, attack: Attack, x: Tensor, x_adv: Tensor) -> None:
 def _fresh_logits(model: nn.Module, x_adv: Tensor, batch_size: int | None) -> Tensor:
     """Float32 logits in batches about two thirds the size of the attack's: no batch of its repeats."""
     other = max(1, (batch_size or default_batch_size(x_adv)) * 2 // 3)
-    logits = Target(model, other).logits(x_adv)
+    logits = Target(model, other).true_logits(x_adv)
     if not torch.isfinite(logits).all():
         raise ModelError("the model returns NaN or infinity on adversarial images; such an image has no verdict")
     return logits
