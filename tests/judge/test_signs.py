@@ -271,6 +271,10 @@ def test_the_copy_that_has_seen_nothing_gives_the_verdicts():
     assert remembers.robust_accuracy < own.robust_accuracy + 0.2 < 0.6 < own.clean_accuracy
 
 
+def test_a_short_step_hides_no_other_sign():
+    assert "reach 0.03 of" in (found := said(Counts(), PGD(BALL, 20, 0.0015))) and MEMORY in found
+
+
 def test_a_network_that_cannot_be_copied_is_made_again_or_it_is_said():
     model = Uncopied().eval()
     assert "cannot be copied" in said(model)
