@@ -353,7 +353,7 @@ def _slope(value: Tensor, variable: Tensor, slope: Tensor | None = None, retain:
         with _told("cannot be differentiated", variable):
             (grad,) = torch.autograd.grad(value, variable, slope, retain_graph=retain, allow_unused=True)
         if grad is not None:
-            return grad
+            return grad.clone() if 0 in grad.stride() else grad  # a sum's slope is one number: attacks write into it
     raise ModelError(
         "autograd finds no way from the logits to the image (a forward pass under no_grad, a detach, numpy), so no "
         "attack by gradients can be made; square and boundary need none"

@@ -8,7 +8,6 @@ https://arxiv.org/abs/1602.02697; here on training images without their augmenta
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +30,7 @@ from bench.ground.provenance import Cost
 from bench.judge.evaluate import AttackError, Verdicts, check_logits, craft, evaluate, fingerprint
 from bench.ledger.diagnoses import Effort
 from bench.subjects import models
+from bench.subjects.blank import Blank
 from bench.subjects.data import Dataset, Images, check_images
 from trainers.contract import Inner
 from trainers.health import TrainingError
@@ -82,14 +82,13 @@ class Witness:
         self.cost = Cost(0.0, 0, 0)
         self.unit = 1.0  # of the logits, see LOW
         self.crafted: dict[str, Tensor] = {}  # attack -> its images
-        self.blank: nn.Module | None = None
+        self.blank: Blank | None = None
 
     def gather(self) -> Evidence:
         """All that can be measured; where the model refuses to be, why."""
-        try:
-            self.blank = deepcopy(self.model)
-        except Exception as error:  # whatever a user's own classes raise
-            self._note(without={"memory": f"the model cannot be copied: {type(error).__name__}: {first_line(error)}"})
+        self.blank = Blank(self.model)
+        if not self.blank.copied:
+            self._note(without={"memory": "the model cannot be copied"})
         self._probe()
         if not self.evidence.refused:
             self._attack_all()
@@ -235,7 +234,8 @@ class Witness:
         """The judge's word, its cost counted."""
         verdicts = evaluate(
             self.model, attack, images, self.classes,
-            name="diagnose", seed=self.seed, batch_size=self.batch_size, **given,  # type: ignore[arg-type]
+            name="diagnose", seed=self.seed, batch_size=self.batch_size, blank=self.blank, look=False,
+            **given,  # type: ignore[arg-type]
         )  # fmt: skip
         cost = verdicts.cost
         self.cost = Cost(
@@ -270,7 +270,7 @@ class Witness:
         except TrainingError as error:
             return self._note(without=self.evidence.without | {"transfer": f"the substitute was not trained: {error}"})
         pgd = self._pgd(self.threat, self.effort.steps)
-        given: Any = {"name": "diagnose", "seed": self.seed, "batch_size": self.batch_size}
+        given: Any = {"name": "diagnose", "seed": self.seed, "batch_size": self.batch_size, "look": False}
         try:
             crafted = craft(source, pgd, self.images, self.classes, **given)
             first = [craft(source, pgd, part, self.classes, **given).x_adv for part in self.others.get(OTHERS, ())]
@@ -296,12 +296,12 @@ class Witness:
 
     def _unseen(self) -> None:
         """The model, which has seen everything by now, against copies that see nothing but these images."""
-        if self.blank is None:
+        if self.blank is None or not self.blank.copied:
             return
         target = Target(self.model, self.batch_size)
         images = [self.x] + [self.crafted[name].to(self.device) for name in ("pgd", "transfer") if name in self.crafted]
         now = [target.true_logits(x) for x in images]
-        then = [Target(deepcopy(self.blank), self.batch_size).true_logits(x) for x in images]
+        then = [Target(self.blank.fresh(), self.batch_size).true_logits(x) for x in images]
         self._note(unseen=_widest([_drift(*pair) for pair in zip(then, now, strict=True)]))
 
 

@@ -129,14 +129,11 @@ def evaluate(
     seconds = time.perf_counter() - started
     threat = ThreatModel("own", 0) if attack is None else attack.threat
     table = _table(images, x_adv, threat, clean, adversarial, passes)
-    found: list[str] = []
+    found = list(crafted.signs) if crafted is not None else []
     if look:
-        climbed = crafted is None and bool(passes[1].any())
-        found = _signs(name, blank, attack, Images(x, y, images.ids.to(device)), clean, logits, climbed)
-        found += [] if crafted is None else crafted.signs
-        if afresh is not None and not found:
-            some = signs.sample(len(x))
-            found += signs.of_memory(blank, Target(model).true_logits(x_adv[some]), afresh[some])
+        climbed, some = crafted is None and bool(passes[1].any()), signs.sample(len(x))
+        both = None if afresh is None else (Target(model).true_logits(x_adv[some]), afresh[some])
+        found += _signs(name, blank, attack, Images(x, y, images.ids.to(device)), clean, logits, climbed, both)
     return Verdicts(table, x_adv, Cost(seconds, *passes.sum(1).tolist()), signs=tuple(found))
 
 
@@ -249,14 +246,17 @@ def _signs(
     clean: Tensor,
     logits: Tensor | None,
     climbed: bool,
+    both: tuple[Tensor, Tensor] | None = None,
 ) -> list[str]:
     """What speaks against the number. clean [N]: predictions; logits [N, K], where they are new. climbed: whether the
-    attack followed this model's gradients.
+    attack followed this model's gradients. both: logits of a sample of adversarial images, of the model and afresh.
     """
     found = signs.of_steps(name, attack)
     if logits is not None:
         found += signs.of_outputs(logits, images.y)
         answers = signs.of_answers(signs.about(blank, attack, images), logits[signs.sample(len(logits))])
+        if not answers and both is not None:
+            answers = signs.of_memory(blank, *both)
         if answers:
             return found + answers
     right = (clean == images.y).nonzero().squeeze(1)

@@ -22,7 +22,7 @@ from attacks.losses import LOSSES, Loss, cross_entropy, log_odds
 from attacks.noise import Noise, derive_seed
 from attacks.norms import per_image, random_in_ball
 from attacks.pgd import MIM, PGD
-from attacks.target import Target
+from attacks.target import Target, true_float32
 from bench.subjects.blank import Blank
 from bench.subjects.data import Images
 
@@ -117,7 +117,8 @@ class Questions:
 
     def climb(self, x: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
         """(loss [n], its gradient like x, logits [n, K]) of a copy that has seen nothing."""
-        return Target(self.blank.fresh()).loss_grad(x, self.images.y, loss)
+        with true_float32():  # as `ask`, or the rounding of TF32 would look like another answer
+            return Target(self.blank.fresh()).loss_grad(x, self.images.y, loss)
 
     def useless(self, x: Tensor, loss: Loss) -> Tensor:
         """[n] bool: the gradient that an attack sees is 0 everywhere, or not finite somewhere."""

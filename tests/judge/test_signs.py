@@ -80,6 +80,14 @@ class Uncopied(Wrapped):
         self.lock = threading.Lock()
 
 
+class Votes(Wrapped):
+    """Counted, with a slope of 0 that is one number seen at every pixel (an expanded tensor, which takes no writes)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        counted = [F.one_hot(self.network((x * k).round() / k).argmax(1), 10).float() for k in (3, 4, 5)]
+        return torch.stack(counted).sum(0) - (x[:, :1, 0, 0] > 0.5).float() + 0 * x.sum()
+
+
 class WinnersTakeAll(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(1)
@@ -150,6 +158,7 @@ PLANTED = {
     "quantised": (lambda: planted("quantisation"), ZERO),
     "rounded logits": (lambda: Wrapped(back=lambda z: z.round()), ZERO),
     "dead ReLUs": (lambda: planted("dead ReLUs"), ZERO),
+    "votes": (Votes, "the same to the last bit"),
     "purified": (lambda: Wrapped(lambda x: 0 * x + gridded(x).detach()), ZERO),
     "memory": (Remembers, MEMORY),
     "memory that copies share": (lambda: Remembers(SEEN), "the same to the last bit"),
@@ -260,6 +269,10 @@ def test_steps_that_cannot_reach_the_radius_are_said(attack, reach):
 def test_the_copy_that_has_seen_nothing_gives_the_verdicts():
     own, remembers = (evaluate(model.eval(), ATTACK, images(), 10) for model in (base("natural"), Remembers()))
     assert remembers.robust_accuracy < own.robust_accuracy + 0.2 < 0.6 < own.clean_accuracy
+
+
+def test_a_short_step_hides_no_other_sign():
+    assert "reach 0.03 of" in (found := said(Counts(), PGD(BALL, 20, 0.0015))) and MEMORY in found
 
 
 def test_a_network_that_cannot_be_copied_is_made_again_or_it_is_said():

@@ -103,14 +103,25 @@ def test_what_imported_functions_do_and_what_layers_and_closures_hold_is_the_mod
 def test_two_factories_of_one_module_are_two_models_with_two_records(here, capsys):
     more = "class Rounded(Net):\n    def forward(self, x):\n        return super().forward(x.round())\n"
     write(here, more=more + "\n\ndef other():\n    return Rounded()\n")
+    Path("house").mkdir()
+    Path("zoo.py").rename("house/zoo.py")
     for factory in ("make", "other"):
-        assert main(["attack", f"zoo:{factory}", "fgsm-digits", "--images", "20", "--results", "results"]) == 0
+        assert main(["attack", f"house.zoo:{factory}", "fgsm-digits", "--images", "20", "--results", "results"]) == 0
     assert len(list(Path("results/evals").glob("*/*.parquet"))) == 2
-    given = ["--images", "20", "--results", "results", "--set", "pgd-100-last-digits.steps=2", "--source", "zoo:other"]
+    given = [
+        "--images",
+        "20",
+        "--results",
+        "results",
+        "--set",
+        "pgd-100-last-digits.steps=2",
+        "--source",
+        "house.zoo:other",
+    ]
     capsys.readouterr()
-    assert main(["attack", "zoo:make", "pgd-100-last-digits", *given]) == 0
+    assert main(["attack", "house.zoo:make", "pgd-100-last-digits", *given]) == 0
     source, judged = re.search(r"crafted on (\S+), judged on (\S+)", capsys.readouterr().out).groups()
-    assert source != judged and source.startswith("zoo-other-") and judged.startswith("zoo-make-")
+    assert source != judged and source.startswith("house-zoo-other-") and judged.startswith("house-zoo-make-")
 
 
 def test_code_without_source_is_told_apart_by_its_answers(here):
