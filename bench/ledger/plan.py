@@ -133,7 +133,8 @@ def _contradictions(plan: Plan) -> Iterator[str]:
     if cells != Counter(product(plan.rows, attacked, plan.seeds)):
         yield "its cells are not one for each row, attack and seed"
     nameless = any(cell.attack not in plan.attacks or cell.recipe not in plan.recipes for cell in plan.cells)
-    if nameless or not all(map(_is_resolved, [*plan.attacks.values(), *plan.recipes.values()])):
+    kinds = [(kind, "attack") for kind in plan.attacks.values()] + [(kind, "trainer") for kind in plan.recipes.values()]
+    if nameless or not all(isinstance(kind.get(name), str) and _is_resolved(kind) for kind, name in kinds):
         yield "an attack or a recipe has no settings"
     elif any(cell.at is not None and "threat" not in plan.attacks[cell.attack]["settings"] for cell in plan.cells):
         yield "a cell has a radius that its attack does not have"

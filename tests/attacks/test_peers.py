@@ -27,10 +27,14 @@ SAME = 1e-6  # float32: x + clip(x_adv - x) is rounded, ours is clip(x_adv)
 
 @pytest.fixture(scope="module")
 def network():
-    """All classes occur among its labels, and at these radii a part of the images stands."""
+    """All classes occur among its labels, and at these radii a part of the images stands. Its logits are of a trained
+    network's size: those of an untrained one have another unit for our attacks (`attacks.scale`), not for the libraries.
+    """
     model, x = small_cnn(), saturated_images(COUNT, (3, 16, 16), 3)
     with torch.no_grad():
         model[-1].bias.sub_(model(x).mean(0))
+        for value in (model[-1].weight, model[-1].bias):
+            value.mul_(8)
     return model
 
 

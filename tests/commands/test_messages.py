@@ -166,8 +166,8 @@ def half():
     return Model().half()
 
 
-def lazy():
-    return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
+def unloaded():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).to("meta")
 
 
 def no_model():
@@ -348,7 +348,7 @@ CASES = [
     Case("model without gradients", "attack own:Detached fgsm-digits"),
     Case("model whose backward pass fails", "attack own:Overwrites fgsm-digits"),
     Case("weights of another type than the images", "attack own:half fgsm-digits"),
-    Case("weights that are not made yet", "attack own:lazy fgsm-digits"),
+    Case("weights that are not loaded yet", "attack own:unloaded fgsm-digits"),
     Case("model that ends the process", "attack own:Exits fgsm-digits"),
     Case("factory that makes no model", "attack own:no_model fgsm-digits"),
     Case("factory that crashes", "attack own:crash fgsm-digits"),
