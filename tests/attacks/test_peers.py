@@ -28,7 +28,7 @@ SAME = 1e-6  # float32: x + clip(x_adv - x) is rounded, ours is clip(x_adv)
 @pytest.fixture(scope="module")
 def network():
     """All classes occur among its labels, and at these radii a part of the images stands. Its logits are of a trained
-    network's size: those of an untrained one have another unit for our attacks (`attacks.scale`), not for the libraries.
+    network's size: for an untrained one our attacks have another unit (`attacks.scale`), and the libraries have not.
     """
     model, x = small_cnn(), saturated_images(COUNT, (3, 16, 16), 3)
     with torch.no_grad():
