@@ -105,7 +105,19 @@ def test_the_only_lists_are_complete():
     paths = [path.relative_to(ROOT / "attacks").with_suffix("") for path in (ROOT / "attacks").rglob("*.py")]
     files = {".".join(path.parts) for path in paths if path.name not in shared}
     assert files == {attack.__module__.removeprefix("attacks.") for attack in ATTACKS.values()}
-    shared = {"__init__", "contract", "schedule", "loop", "ema", "awp", "checkpoint", "health", "validation", "network"}
+    shared = {
+        "__init__",
+        "contract",
+        "schedule",
+        "loop",
+        "ema",
+        "awp",
+        "checkpoint",
+        "health",
+        "validation",
+        "network",
+        "passes",
+    }
     files = {path.stem for path in (ROOT / "trainers").glob("*.py")} - shared
     assert files == {trainer.__module__.split(".")[1] for trainer in TRAINERS.values()}
 

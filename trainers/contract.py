@@ -20,6 +20,7 @@ from attacks.noise import Noise
 from attacks.pgd import PGD, Start, ascend, start_point
 from attacks.target import ModelError, Precision, Target
 from trainers.network import Mode, called, in_mode, masked_words, masks
+from trainers.passes import Passes
 
 T = TypeVar("T")
 
@@ -107,7 +108,7 @@ class Cohort:
     """The networks, and what one batch may do with them. Passes are counted in images.
 
     label_smoothing: what a method hands to the cross-entropy of its loss, never to that of its attack. teachers: frozen
-    networks that the method learns from.
+    networks that the method learns from. passes: how they are run.
     """
 
     def __init__(
@@ -116,8 +117,10 @@ class Cohort:
         precision: Precision = "float32",
         label_smoothing: float = 0.0,
         teachers: Sequence[nn.Module] = (),
+        passes: Passes | None = None,
     ) -> None:
         self.networks, self.teachers = list(networks), list(teachers)
+        self.passes = passes or Passes()
         self.precision: Precision = precision
         self.label_smoothing = label_smoothing
         self.noise = Noise(0, torch.arange(0))  # the loop sets each batch's own
@@ -164,7 +167,9 @@ class Cohort:
 
         def make() -> Tensor:
             with in_mode(self.networks[n], mode):
-                target = Target(self.networks[n], batch, self.precision, allow_training=True)
+                network = self.networks[n]
+                quick = self.passes.frozen(network)
+                target = Target(network, batch, self.precision, allow_training=True, quick=quick)
                 x_adv = attack(target)
             self.forward_passes += target.forward_passes
             self.backward_passes += target.backward_passes
@@ -200,7 +205,7 @@ class Cohort:
     def _forward(self, network: nn.Module, who: str, x: Tensor, mode: Mode, grad: bool) -> Tensor:
         autocast = nullcontext() if self.precision == "float32" else torch.autocast(x.device.type, torch.bfloat16)
         with in_mode(network, mode), torch.set_grad_enabled(grad), autocast:
-            out = called(network, x, who)
+            out = called(network, x, who, self.passes)
         self._masked[who] = self._masked.get(who, False) | masks(out)
         self.forward_passes += len(x)
         self.backward_passes += len(x) if grad else 0

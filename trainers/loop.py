@@ -27,8 +27,9 @@ from trainers.checkpoint import Checkpoint
 from trainers.contract import Cohort, Trainer, perturbations, rounds_of, teachers_of
 from trainers.health import EpochReport, TrainingError, health
 from trainers.network import check_last_batch, check_trainable, copied, in_words
+from trainers.passes import EAGER, passes_for
 from trainers.schedule import Schedule
-from trainers.validation import Measured, Split, measure
+from trainers.validation import Measured, Split, images_of, measure
 
 State = dict[str, Tensor]
 Augment = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -49,13 +50,15 @@ class Fit:
     """A finished training: per network its best and last snapshot, and what is wrong with it.
 
     best: by validation PGD accuracy, or by clean accuracy for a naturally trained network; the earlier of equals.
-    health: see `trainers.health`.
+    health: see `trainers.health`. run_as: how the networks were run, where not as they
+    are; see `trainers.passes`.
     """
 
     best: list[Snapshot]
     last: list[Snapshot]
     history: list[EpochReport] = field(default_factory=list)
     health: list[list[str]] = field(default_factory=list)
+    run_as: str = ""
 
 
 @dataclass
@@ -128,6 +131,7 @@ def fit(
                 on_epoch(report)
     chance = 1 / (1 + int(train.y.max()))
     natural = [perturbations(trainer, n) == () for n in range(trainer.members)]
+    state.run_as = "" if run.run_as == EAGER else run.run_as
     state.health = [health(state.history, n, chance, natural[n]) for n in range(trainer.members)]
     return state
 
@@ -157,6 +161,8 @@ class _Run:
     ) -> None:
         self.trainer, self.networks, self.train, self.schedule = trainer, list(networks), train, schedule
         self.teachers, self.seed, self.augment, self.flip = teachers, seed, augment, flip
+        self.passes, self.run_as = passes_for(schedule.compile, schedule.batch_size, train.x.device)
+        self.passes.arrange([*networks, *teachers])
         who = [f"network {n}" for n in range(1, len(networks) + 1)]
         self.averages = [copied(*one) for one in zip(networks, who, strict=True)] if schedule.ema else []
         self.optimizers = [_optimizer(*one, schedule) for one in zip(networks, who, strict=True)]
@@ -195,7 +201,8 @@ class _Run:
 
     def _train(self, epoch: int, partial: Partial, step_done: Callable[[Partial], None]) -> None:
         """The batches of an epoch that are not done yet; `partial` is kept up to date."""
-        cohort = Cohort(self.networks, self.schedule.precision, self.schedule.label_smoothing, self.teachers)
+        schedule = self.schedule
+        cohort = Cohort(self.networks, schedule.precision, schedule.label_smoothing, self.teachers, self.passes)
         cohort.forward_passes, cohort.backward_passes = partial.forward_passes, partial.backward_passes
         generator = torch.Generator().manual_seed(derive_seed("order", self.seed, epoch))
         order = torch.randperm(len(self.train.x), generator=generator).to(self.train.x.device)
@@ -224,11 +231,12 @@ class _Run:
 
     def _step(self, cohort: Cohort, rows: Tensor, epoch: int, lr: float) -> Tensor:
         """One batch -> mean loss. Each round: all losses, one backward pass, all optimisers from the same values."""
-        x, y = self.train.x[rows], self.train.y[rows]
+        x, y = images_of(self.train.x[rows]), self.train.y[rows]
         cohort.noise = Noise(derive_seed("train", self.seed, epoch), self.train.ids[rows])
         if self.augment is not None:
             flips = cohort.noise.fork("flip").uniform() < (0.5 if self.flip else 0.0)
             x = self.augment(x, cohort.noise.fork("crop").integers(0, 8, 2), flips)
+        x = self.passes.arranged(x)
         total = torch.zeros((), device=x.device)
         for round in range(rounds_of(self.trainer)):
             cohort.begin(round)
@@ -297,10 +305,16 @@ class _Run:
             "last": [vars(snapshot) for snapshot in state.last],
             "history": [asdict(report) for report in state.history],
             "partial": vars(partial) | {"random": random},
+            "run_as": self.run_as,
         }
 
     def load(self, content: dict[str, Any]) -> tuple[Fit, Partial]:
-        """The reverse of `content`."""
+        """The reverse of `content`. Raises TrainingError where the networks were run otherwise then."""
+        if (before := content.get("run_as", EAGER)) != self.run_as:
+            raise TrainingError(
+                f"its checkpoint was made with networks run {before}, here they are run {self.run_as}, which rounds "
+                "otherwise; go on where it began, or delete the checkpoint and train again"
+            )
         for name in ("networks", "averages", "optimizers"):
             for part, saved in zip(getattr(self, name), content[name], strict=True):
                 part.load_state_dict(saved)

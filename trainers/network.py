@@ -5,7 +5,7 @@ and only logits come back.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -16,18 +16,19 @@ from attacks.target import ModelError, out_of_memory
 from trainers.awp import buffers_kept
 
 Mode = Literal["eval", "train"]
+Run = Callable[[nn.Module, Tensor], Tensor]
 ORDINARY = 1e6  # size of logits; those of a training that diverges are far beyond when the first of them is infinite
 
 
-def called(network: nn.Module, x: Tensor, who: str) -> Tensor:
+def called(network: nn.Module, x: Tensor, who: str, run: Run | None = None) -> Tensor:
     """The network on a copy of x [B, C, H, W] -> logits [B, K] in memory of their own, float16 and bfloat16 widened.
 
     A network that normalises in place must not write into what other passes, networks and attacks see, and one that
-    writes each output where the last one was (CUDA graphs do) not into logits that a loss still needs. Raises
-    ModelError.
+    writes each output where the last one was (CUDA graphs do) not into logits that a loss still needs. run: how it is
+    run, if not by calling it. Raises ModelError.
     """
     with in_words(f"{who} fails on images {tuple(x.shape)} {mode_of(network)}"):
-        out = network(x.clone())
+        out = network(x.clone()) if run is None else run(network, x.clone())
     _check(out, len(x), who, network)
     return out.clone() if out.dtype == torch.float64 else out.float().clone()
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from attacks.target import Precision
+from trainers.passes import Compile
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class Schedule:
     over all steps; "cyclic" rises linearly to lr over the first 40 % and falls to 0. augment: pad-4 crop, and flip
     where the data set allows it. precision: of the passes ("bfloat16" is mixed precision; losses stay float32).
     validation_steps: of PGD on the validation images after each epoch, with the inner attack's radius and step. The
-    last batch of an epoch may be smaller.
+    last batch of an epoch may be smaller. compile: "auto" runs channels last and compiled where a compiler is, which
+    rounds otherwise (`trainers.passes`).
 
     Modules, off by default, for every method:
     ema: decay of averaged weights (`trainers.ema`); the average is then what is validated, chosen and kept.
@@ -46,6 +48,7 @@ class Schedule:
     awp_after: int = 0
     label_smoothing: float = 0.0
     patience: int = 0
+    compile: Compile = field(default="off", metadata={"since": 2})
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch_size, self.validation_steps) < 1 or not self.lr >= 0:

@@ -18,11 +18,16 @@ from trainers.network import masked_words, masks
 
 
 class Split(NamedTuple):
-    """Images [N, C, H, W] in [0, 1], labels [N] int64, image ids [N] int64."""
+    """Images [N, C, H, W] in [0, 1], or bytes that are multiples of 1/255; labels [N] int64, image ids [N] int64."""
 
     x: Tensor
     y: Tensor
     ids: Tensor
+
+
+def images_of(x: Tensor) -> Tensor:
+    """[B, C, H, W] as float32 in [0, 1]: bytes are multiples of 1/255, as the data set reads them."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
 class Measured(NamedTuple):

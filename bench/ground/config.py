@@ -126,8 +126,12 @@ def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
 
 
 def settings_of(instance: Any) -> dict[str, Any]:
-    """All fields of a dataclass, defaults included, as plain JSON types; infinities and NaN become text."""
-    return {f.name: _plain(getattr(instance, f.name)) for f in fields(instance)}
+    """All fields of a dataclass, defaults included, as plain JSON types; infinities and NaN become text.
+
+    A field that came later (`metadata={"since": 2}`) is left out at its default: what was made before keeps its id.
+    """
+    kept = [f for f in fields(instance) if "since" not in f.metadata or getattr(instance, f.name) != f.default]
+    return {f.name: _plain(getattr(instance, f.name)) for f in kept}
 
 
 def override(tables: Mapping[str, dict[str, Any]], assignments: Iterable[str]) -> dict[str, dict[str, Any]]:

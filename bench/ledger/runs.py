@@ -21,7 +21,7 @@ class RunRecord:
     """One trained network at one checkpoint. image_shape: [C, H, W]. images_sha256: training images.
 
     epoch: the checkpoint's. health: what is wrong with the network, over its whole training; [] is healthy. teacher:
-    the frozen network it learned from.
+    the frozen network it learned from. run_as: how the networks were run, where not as they are.
     """
 
     run_id: str
@@ -46,6 +46,7 @@ class RunRecord:
     provenance: Provenance
     teacher: Source | None = field(default=None, kw_only=True)
     validation_sha256: str | None = field(default=None, kw_only=True)
+    run_as: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
         if training_of(self.run_id) != self.training_id:

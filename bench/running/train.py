@@ -29,7 +29,8 @@ from trainers.contract import is_ensemble
 from trainers.health import EpochReport, TrainingError
 from trainers.loop import Fit, Snapshot, fit
 from trainers.network import masked_words, masks
-from trainers.validation import Split
+from trainers.passes import passes_for
+from trainers.validation import Split, images_of
 
 JUDGED_FIRST = 16  # validation images that a network is tried on before it is trained
 
@@ -118,10 +119,14 @@ class Training:
         schedule, folder = self.recipe.schedule, results.training(self.training_id)
         teachers, source = self._load_teacher(results)
         steps = -(-len(self.dataset.train) // schedule.batch_size)
-        train, validation = (_split(part, self.device) for part in (self.dataset.train, self.dataset.validation))
+        train = _split(_in_bytes(self.dataset.train), self.device)
+        validation = _split(self.dataset.validation, self.device)
         networks = self.networks()
         for n, network in enumerate(networks, 1):
             _check_judgeable(network, f"network {n}", validation.x[:JUDGED_FIRST], self.dataset.classes)
+        if schedule.compile == "auto":
+            run_as = passes_for(schedule.compile, schedule.batch_size, self.device)[1]
+            progress.say(f"{self.training_id}: networks run {run_as}")
         progress.begin(f"training {self.training_id}", schedule.epochs * steps)
 
         def on_epoch(report: EpochReport) -> None:
@@ -184,7 +189,8 @@ class Training:
         networks = [*self._networks(result.best, result.health), *self._networks(result.last, result.health)]
         for run_id, network in zip(self.run_ids, networks, strict=True):
             record = self._record(run_id, network, cost, teacher)
-            registry.register(results, network.snapshot.state, replace(record, validation_sha256=chosen_with))
+            record = replace(record, validation_sha256=chosen_with, run_as=result.run_as)
+            registry.register(results, network.snapshot.state, record)
 
     def _networks(self, snapshots: list[Snapshot], health: list[list[str]]) -> list[_Network]:
         """The cohort at one checkpoint and, where it is an ensemble, all as one: nothing chose that one's epoch."""
@@ -249,6 +255,12 @@ def _check_judgeable(network: nn.Module, who: str, x: Tensor, classes: int) -> N
 
 def _split(images: Images, device: torch.device) -> Split:
     return Split(images.x.to(device), images.y.to(device), images.ids.to(device))
+
+
+def _in_bytes(images: Images) -> Images:
+    """The same images as bytes, a quarter of the memory, where they are multiples of 1/255."""
+    levels = (images.x * 255).round().to(torch.uint8)
+    return replace(images, x=levels) if torch.equal(images_of(levels), images.x) else images
 
 
 def _figures(report: EpochReport, epochs: int) -> str:
