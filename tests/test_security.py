@@ -160,7 +160,7 @@ def test_html_escapes_everything(tmp_path):
     fill(plan, results, {("AT", "Clean"): [True] * 4, ("AT", "C&W"): [True] * 4, ("AT", EVIL): [True] * 4})
     texts = dict.fromkeys(("title", "source", "note", "arch", "dataset", "reference"), EVIL)
     budgets = dict.fromkeys(plan.budgets, EVIL)
-    recipes = {EVIL: {"settings": {"schedule": {"epochs": EVIL}}, "teacher": {"name": EVIL}}}
+    recipes = {EVIL: {"trainer": EVIL, "settings": {"schedule": {"epochs": EVIL}}, "teacher": {"name": EVIL}}}
     cells = [replace(cell, recipe=EVIL) for cell in plan.cells]
     hostile = replace(plan, **texts, budgets=budgets, recipes=recipes, cells=cells)
     for cell in plan.cells[:1]:

@@ -46,12 +46,21 @@ def code_sha256(network: nn.Module, factories: Iterable[str], shape: tuple[int, 
         said = [name, *(f"{kind.__module__}.{kind.__qualname__}" for kind in classes), *_carried(module)]
         digest.update(json.dumps(said, sort_keys=True).encode())
         sourceless |= not all(_has_source(kind) for kind in classes)
-    for module_name in sorted(_reached(modules)):
-        digest.update(f"{module_name}:{_source(module_name)}:{_constants(module_name)}".encode())
+    digest.update(_sources(modules))
     digest.update(json.dumps(names).encode())
     if sourceless:
         digest.update(_answers(network, shape))
     return digest.hexdigest()
+
+
+def source_sha256(module: str) -> str:
+    """SHA-256 of the source of an imported module, and of what it has of the user's own files."""
+    return hashlib.sha256(_sources({module})).hexdigest()
+
+
+def _sources(modules: set[str]) -> bytes:
+    """The text and the constants of these modules, and of those of the user's own that they have something of."""
+    return "".join(f"{name}:{_source(name)}:{_constants(name)}" for name in sorted(_reached(modules))).encode()
 
 
 def _carried(module: nn.Module) -> list[str]:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from attacks.target import ModelError, check_values
 from bench.ground import terminal
 from bench.ground.config import UserError, choose
+from bench.subjects.code import source_sha256
 
 Shape = tuple[int, int, int]
 Statistics = tuple[Sequence[float], Sequence[float]]
@@ -247,10 +248,21 @@ def check_name(name: str) -> str:
     return name
 
 
-def versions(names: Sequence[str]) -> dict[str, int]:
-    """Those of these architectures, also several joined by "+", whose version is not 1: part of a training's id."""
-    parts = {part for name in names for part in name.split("+")}
-    return {part: VERSIONS[part] for part in sorted(parts & VERSIONS.keys())}
+def versions(names: Sequence[str]) -> dict[str, int | str]:
+    """Those of these architectures, also several joined by "+", whose version is not 1, and of a user's own a hash of
+    their code: part of a training's id. Raises UserError for a module that cannot be imported.
+    """
+    parts = sorted({part for name in names for part in name.split("+")})
+    ours: dict[str, int | str] = {part: VERSIONS[part] for part in parts if part in VERSIONS}
+    return ours | {part: _code_of(part) for part in parts if ":" in part}
+
+
+def _code_of(name: str) -> str:
+    """8 digits of the SHA-256 of the source behind module:factory, which is imported."""
+    module = name.partition(":")[0]
+    _warn(name)
+    _import_from_here(name, module)
+    return source_sha256(module)[:8]
 
 
 def with_normalization(model: nn.Module, shape: Shape, normalize: Statistics | None) -> nn.Module:
