@@ -87,7 +87,8 @@ def test_resnet18_starts_at_the_norm_of_the_official_ones(name):
 
 
 def test_an_architecture_has_its_version_in_every_place_of_a_name():
-    assert models.versions(["cnn-small", "wrn-34-10", "own:resnet18"]) == {}
+    assert models.versions(["cnn-small", "wrn-34-10"]) == {}
+    assert set(models.versions(["cnn-small", "oracles:small_cnn"])) == {"oracles:small_cnn"}, "the hash of its code"
     assert models.versions(["resnet8+resnet18", "cnn-a"]) == {"resnet18": 2}
 
 
