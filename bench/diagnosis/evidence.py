@@ -88,7 +88,7 @@ class Witness:
         """All that can be measured; where the model refuses to be, why."""
         self.blank = Blank(self.model)
         if not self.blank.copied:
-            self._note(without={"memory": "the model cannot be copied"})
+            self._note(without={"memory": f"the model cannot be copied: {self.blank.why}"})
         self._probe()
         if not self.evidence.refused:
             self._attack_all()

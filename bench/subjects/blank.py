@@ -11,16 +11,19 @@ from copy import deepcopy
 import torch
 from torch import nn
 
+from bench.ground.config import first_line
+
 
 class Blank:
     """Makes copies of a network as it is now. again: makes the same network anew, for one that cannot be copied.
 
-    copied: whether what `fresh` returns has seen nothing; else it is the network itself.
+    copied: whether what `fresh` returns has seen nothing; else it is the network itself. why: it cannot be copied, ""
+    where it can.
     """
 
     def __init__(self, model: nn.Module, again: Callable[[], nn.Module] | None = None) -> None:
         self._model, self._again = model, again
-        self._untouched = _copy(model)
+        self._untouched, self.why = _copy(model)
         self.copied = self._untouched is not None or again is not None
 
     def moved(self, device: torch.device) -> Blank:
@@ -31,7 +34,7 @@ class Blank:
 
     def fresh(self) -> nn.Module:
         """The network, in the mode and on the device that it had."""
-        if self._untouched is not None and (made := _copy(self._untouched)) is not None:
+        if self._untouched is not None and (made := _copy(self._untouched)[0]) is not None:
             return made
         if self._again is None:
             return self._model
@@ -40,9 +43,9 @@ class Blank:
         return made.train(self._model.training)
 
 
-def _copy(model: nn.Module) -> nn.Module | None:
-    """A deep copy, of a compiled network that of its code; None where the network cannot be copied."""
+def _copy(model: nn.Module) -> tuple[nn.Module | None, str]:
+    """A deep copy, of a compiled network that of its code; None and the reason where it cannot be copied."""
     try:
-        return deepcopy(getattr(model, "_orig_mod", model))
-    except Exception:  # whatever copying raises: locks, files, tensors that are no leaves, a user's __deepcopy__
-        return None
+        return deepcopy(getattr(model, "_orig_mod", model)), ""
+    except Exception as error:  # whatever copying raises: locks, files, tensors that are no leaves, a user's own code
+        return None, f"{type(error).__name__}: {first_line(error)}"
