@@ -1,50 +1,46 @@
 """The quick copy: the network under attack arranged for speed. For attacks, never for verdicts.
 
-Batch norm is folded into the convolution before it, and the weights lie channels last. The copy is made from a trace
-(torch.fx), and a trace is not the network: it does not see hooks, gradients that are made up or held back, or a forward
-pass that somebody has replaced. So it counts only where it answers like the network, and has its gradients, on some of
-the very images that are attacked and on the way from there to noise; otherwise attacks run on the network itself.
+The copy is made from a trace (`bench.subjects.folding`), and a trace is not the network: it does not see hooks,
+gradients that are made up or held back, or a forward pass that somebody has replaced. So it counts only where it
+answers like the network, and has its gradients, on some of the very images that are attacked and on the way from there
+to noise; otherwise attacks run on the network itself.
 """
 
 from __future__ import annotations
 
 import sys
 import warnings
-from copy import deepcopy
 from functools import cache
-from typing import TypeVar
 
 import torch
-from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import Tensor, nn
 
 from attacks.target import Target, true_float32
 from bench.ground.config import first_line
-from bench.subjects import models
+from bench.subjects.folding import arranged
 
 SAMPLE = 8  # images that are compared, at most; a gradient is of one image for each share
 SHARES = (0.0, 0.02, 0.2, 1.0)  # of the way from an image to noise: itself, near it, at the edge of a ball, anywhere
 ROUNDING = 3e-4  # of the spread of the logits: the square root of float32's unit in the last place
 TURN = 0.05  # of a gradient's length: where rounding carries a ReLU across 0 it jumps (0.5 % seen, WRN-28-10)
 ODD = 0.25  # share of gradients that may turn by more
-Layer = TypeVar("Layer", bound=nn.Module)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def quick(model: nn.Module, x: Tensor) -> nn.Module:
     """What attacks on the images x [N, C, H, W] may run on: a quick copy, or the model itself, which is then said.
 
-    Tried for models in evaluation mode that are made of torch's layers and those of `models`. What a copy that is no
-    copy raises is nobody's error. The parameters of the copy want no gradient.
+    Tried for every model in evaluation mode that has a convolution, anybody's. What a copy that is no copy raises is
+    nobody's error. The parameters of the copy want no gradient.
     """
-    if not len(x) or not all(_known(module) for module in model.modules()):
+    if not len(x) or any(module.training for module in model.modules()) or not _gains(model):
         return model
     apart, copy = _unseen(model), model
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if apart is None:
-                copy = arranged(model)
+                copy = arranged(model, x)
                 apart = _difference(model, copy, x)
     except Exception as error:  # whatever a trace, a fold or a pass raises
         apart = f"no copy can be made of it ({first_line(error)})"
@@ -54,41 +50,9 @@ def quick(model: nn.Module, x: Tensor) -> nn.Module:
     return model
 
 
-def arranged(model: nn.Module) -> nn.Module:
-    """The copy, whether or not it is the same function. Raises whatever tracing raises."""
-    traced = fx.symbolic_trace(deepcopy(model).requires_grad_(False))
-    for node in list(traced.graph.nodes):
-        call, norm = node.args[0] if node.args else None, _called(traced, node, nn.BatchNorm2d)
-        convolution = _called(traced, call, nn.Conv2d)
-        if not isinstance(call, fx.Node) or norm is None or convolution is None or len(call.users) > 1:
-            continue
-        call.target = f"folded_{call.name}"  # a new module: the old one may be called again, with another norm or none
-        traced.add_submodule(call.target, fuse_conv_bn_eval(convolution, norm))
-        node.replace_all_uses_with(call)
-        traced.graph.erase_node(node)
-    traced.delete_all_unused_submodules()
-    traced.recompile()
-    traced.requires_grad_(False)
-    for parameter in traced.parameters():
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    return traced.eval()
-
-
-def _called(traced: fx.GraphModule, node: object, kind: type[Layer]) -> Layer | None:
-    """The module that a node of the graph calls, if it is of that kind and of no class derived from it."""
-    if not isinstance(node, fx.Node) or node.op != "call_module":
-        return None
-    module = traced.get_submodule(str(node.target))
-    return module if isinstance(module, kind) and type(module) is kind else None
-
-
-def _known(module: nn.Module) -> bool:
-    """Whether its forward pass is torch's or ours, and not in training mode: one of the user's own may draw random
-    numbers, keep what it has seen, or count, and is called as often as an attack calls it.
-    """
-    where = type(module).__module__
-    return (where == models.__name__ or where.startswith("torch.nn.modules.")) and not module.training
+def _gains(model: nn.Module) -> bool:
+    """Whether anything can be arranged: weights of a convolution."""
+    return any(parameter.dim() == 4 for parameter in model.parameters())
 
 
 def _unseen(model: nn.Module) -> str | None:

@@ -7,11 +7,14 @@ from types import MethodType
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations
 
 from attacks.contract import ThreatModel
+from attacks.noise import Noise
 from attacks.pgd import FGSM, PGD
+from attacks.target import Target
 from bench.judge.evaluate import craft, evaluate
 from bench.subjects import models
 from bench.subjects import quick as module
@@ -119,19 +122,20 @@ NETWORKS |= {kind: lambda kind=kind: replaced(kind) for kind in ("forward of the
 NETWORKS |= {kind: lambda kind=kind: parametrized(kind) for kind in ("weight_norm", "spectral_norm", "orthogonal")}
 
 
-class Wrapped(nn.Module):
-    """The same network in a class of its own, for which there is no copy."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, x):
-        return self.network(x)
-
-
 def pgd(eps):
     return PGD(ThreatModel("Linf", eps), 10, eps / 4)
+
+
+@pytest.fixture
+def as_it_is(monkeypatch):
+    """Runs what it is given with attacks on the network itself."""
+
+    def run(made):
+        with monkeypatch.context() as context:
+            context.setattr("bench.judge.evaluate.quick", lambda model, x: model)
+            return made()
+
+    return run
 
 
 def judged(network, attack):
@@ -142,9 +146,9 @@ def judged(network, attack):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_an_attack_is_as_strong_as_on_the_same_network_in_a_class_of_its_own(name):
+def test_an_attack_is_as_strong_as_on_the_network_itself(name, as_it_is):
     network = NETWORKS[name]()
-    here, there = (judged(net, pgd(0.02)) for net in (network, Wrapped(network).eval()))
+    here, there = judged(network, pgd(0.02)), as_it_is(lambda: judged(network, pgd(0.02)))
     assert 0 < there.robust_accuracy < 1, "the sample must hold images on both sides"
     assert here.table["robust"].tolist() == there.table["robust"].tolist()
 
@@ -208,7 +212,7 @@ class Sly(nn.Module):
 )
 def test_a_copy_that_is_another_function_is_not_used_and_that_is_said_once(lie, words, monkeypatch, capsys):
     network, x = plain(), 0.5 + 0.1 * images()
-    monkeypatch.setattr(module, "arranged", lambda model: Sly(model, lie).eval())
+    monkeypatch.setattr(module, "arranged", lambda model, x: Sly(model, lie).eval())
     module._say.cache_clear()
     assert quick(network, x) is network and quick(network, x) is network
     said = capsys.readouterr().err
@@ -222,33 +226,96 @@ def test_what_tracing_raises_is_no_users_error(capsys):
     assert "missing the required" in capsys.readouterr().err
 
 
-def test_comparing_costs_no_pass_of_the_attack_and_draws_no_global_random_number():
+def test_comparing_costs_no_pass_of_the_attack_and_draws_no_global_random_number(as_it_is):
     network, attack = plain(), FGSM(ThreatModel("Linf", 0.03))
     state = torch.random.get_rng_state()
-    passes = [
-        judged(net, attack).table[["forward_passes", "backward_passes"]] for net in (network, Wrapped(network).eval())
-    ]
+    both = judged(network, attack), as_it_is(lambda: judged(network, attack))
+    passes = [verdicts.table[["forward_passes", "backward_passes"]] for verdicts in both]
     assert passes[0].equals(passes[1]) and set(passes[0]["backward_passes"]) == {1}
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_images_crafted_for_other_networks_are_made_on_the_network_too():
+def test_images_crafted_for_other_networks_are_made_on_the_network_too(as_it_is):
     network = NETWORKS["pre-hook of the whole"]()
     some = Images(images(), network(images()).argmax(1), torch.arange(48))
-    made = [craft(net, pgd(0.06), some, 10, name="pgd").x_adv for net in (network, Wrapped(network).eval())]
-    assert torch.equal(*made)
+    made = craft(network, pgd(0.06), some, 10, name="pgd")
+    assert torch.equal(made.x_adv, as_it_is(lambda: craft(network, pgd(0.06), some, 10, name="pgd")).x_adv)
 
 
-def test_one_of_the_users_own_is_never_arranged():
-    """Its forward pass may branch on its input or draw random numbers, which a trace would not see."""
+class Functional(nn.Module):
+    """A user's own, written with functions. size: what it branches on."""
 
-    class Own(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = models.create("cnn-small", (1, 8, 8), 10, seed=0)
+    def __init__(self, size=None):
+        super().__init__()
+        self.size, self.net = size, plain()
+        self.weight = nn.Parameter(torch.randn(8, 8, 3, 3, generator=torch.Generator().manual_seed(3)) / 6)
 
-        def forward(self, x):
-            return self.net(x) if x.mean() > 0.5 else -self.net(x)
+    def forward(self, x):
+        if self.size and x.shape[-1] != self.size:
+            x = F.interpolate(x, self.size)
+        first, norm, second = self.net[0], self.net[1], self.net[3][1]
+        x = F.conv2d(x, first.weight, bias=first.bias, padding=1)
+        x = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps).relu_()
+        x = F.conv2d(x, self.weight, None, 1, 1)
+        x = F.batch_norm(x, second.running_mean, second.running_var, weight=second.weight, bias=second.bias).relu()
+        return self.net[-1](self.net[-2](self.net[-3](x)))
 
-    own = Own().eval()
-    assert quick(own, images()) is own
+
+def norms_left(copy):
+    """Batch norms in the code of a traced network, as a module or as a function."""
+    modules = sum(isinstance(part, nn.BatchNorm2d) for part in copy.modules())
+    return modules + sum("batch_norm" in str(node.target) for node in copy.graph.nodes)
+
+
+@pytest.mark.parametrize("size", [None, 8, 12], ids=["by torch.fx", "by torch.export", "by torch.export, resized"])
+def test_a_network_written_with_functions_is_arranged_too(size):
+    network, x = Functional(size).eval(), images()
+    copy = quick(network, x)
+    assert copy is not network and norms_left(copy) == 0
+    assert torch.allclose(copy(x[:7]), network(x[:7]), atol=1e-4), "and takes batches of any size"
+    assert here_and_there(network, x)
+
+
+def here_and_there(network, x):
+    y = network(x).argmax(1)
+    fooled = [PGD(ThreatModel("Linf", 0.05), 5, 0.02)(Target(network, quick=copy), x, y, Noise(0, torch.arange(len(x))))
+              for copy in (quick(network, x), None)]  # fmt: skip
+    first, second = (network(x_adv).argmax(1) != y for x_adv in fooled)
+    return 0 < int(first.sum()) < len(x) and torch.equal(first, second)
+
+
+class Branching(nn.Module):
+    """Does another thing for other values, for every call or by chance: no trace is this network."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.net, self.calls, self.seen = kind, plain(), 0, []
+
+    def forward(self, x):
+        z = self.net(x)
+        if self.kind == "values":
+            return z if x.mean() > 0.5 else -z
+        if self.kind == "python loop":
+            return sum(z for _ in range(int(x.sum()) % 3 + 1))
+        if self.kind == "calls":
+            self.calls += 1
+            return z * (1 + self.calls)
+        if self.kind == "keeps":
+            self.seen.append(1)
+            return z * len(self.seen)
+        if self.kind == "noise at each call":
+            return self.net(x + 0.05 * torch.randn_like(x))
+        if self.kind == "noise of the trace":
+            return self.net(x + 0.05 * torch.randn(1, 8, 8))
+        if self.kind == "dropout":
+            return self.net(F.dropout(x, 0.3))
+        return self.net(torch.from_numpy(x.detach().numpy() * 1.0)) + 0 * x.sum()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["values", "python loop", "calls", "keeps", "noise at each call", "noise of the trace", "dropout", "numpy"],
+)
+def test_a_network_that_no_trace_is_runs_as_it_is(kind):
+    network = Branching(kind).eval()
+    assert quick(network, images()) is network
