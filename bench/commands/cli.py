@@ -19,6 +19,7 @@ import click
 from bench.commands.options import (
     ARCH,
     BATCH,
+    COMPILE,
     DATA_DIR,
     DATASET,
     DEVICE,
@@ -55,7 +56,9 @@ def app() -> None:
 
 @app.command()
 @click.argument("table")
-@options(DATASET, ARCH, PROFILE, IMAGES, SEEDS, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, KEEP)
+@options(
+    DATASET, ARCH, PROFILE, IMAGES, SEEDS, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, COMPILE, KEEP
+)
 @click.option("--fast", is_flag=True, help="Leave out the columns that take longest; the title says which.")
 @click.option("--last", is_flag=True, help="Judge the networks of the last epoch, not those of the best.")
 @click.option(
@@ -219,7 +222,7 @@ def train(recipe: str, **given: Any) -> int:
 @app.command()
 @click.argument("model")
 @click.argument("attacks", nargs=-1, required=True, metavar="ATTACK ...")
-@options(DATASET, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, KEEP)
+@options(DATASET, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, COMPILE, KEEP)
 @options(EPS, NORM, SEED, INDICES, MEAN, STD, WEIGHTS_KEY)
 @click.option("--source", metavar="MODEL", help="Craft the attack on this model instead, and judge it on MODEL.")
 def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
@@ -232,7 +235,7 @@ def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
     from bench.running.attack import How, attack_model
 
     try:
-        attack_model(_choice(model, given), attacks, How(**given), say=tell)
+        attack_model(_choice(model, given), attacks, How(**_arranged(given)), say=tell)
     except AttackError as error:
         return _complain(f"no number: {error}", code=1)
     return 0
@@ -314,7 +317,17 @@ def _choice(model: str, given: dict[str, Any]) -> Any:
 def _run_options(given: dict[str, Any]) -> Any:
     from bench.running.run import Options
 
-    return Options(**given | {"results": Results(given["results"])})
+    return Options(**_arranged(given) | {"results": Results(given["results"])})
+
+
+def _arranged(given: dict[str, Any]) -> dict[str, Any]:
+    """The options that say how a network is run for attacks, as the one value that they are."""
+    from dataclasses import fields
+
+    from bench.subjects.quick import Arrangement
+
+    about = {field.name: given.pop(field.name) for field in fields(Arrangement) if field.name in given}
+    return {**given, "arrangement": Arrangement(**about)}
 
 
 def _plans(results: Any, names: tuple[str, ...]) -> list[Any]:

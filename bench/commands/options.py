@@ -64,6 +64,14 @@ PRECISION = click.option(
     help="Precision of attack gradients; verdicts are always float32.",
 )
 
+COMPILE = click.option(
+    "--compile",
+    type=click.Choice(["off", "auto"]),
+    default="off",
+    show_default=True,
+    help="auto: compile the passes of long attacks (`bench tune` says whether that pays).",
+)
+
 
 def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Several click options as one decorator, in the order written."""

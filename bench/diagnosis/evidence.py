@@ -32,6 +32,7 @@ from bench.ledger.diagnoses import Effort
 from bench.subjects import models
 from bench.subjects.blank import Blank
 from bench.subjects.data import Dataset, Images, check_images
+from bench.subjects.quick import Arrangement
 from trainers.contract import Inner
 from trainers.health import TrainingError
 from trainers.loop import fit
@@ -234,7 +235,7 @@ class Witness:
         """The judge's word, its cost counted."""
         verdicts = evaluate(
             self.model, attack, images, self.classes,
-            name="diagnose", seed=self.seed, batch_size=self.batch_size, blank=self.blank, look=False,
+            name="diagnose", seed=self.seed, run=Arrangement(self.batch_size), blank=self.blank, look=False,
             **given,  # type: ignore[arg-type]
         )  # fmt: skip
         cost = verdicts.cost
@@ -270,7 +271,7 @@ class Witness:
         except TrainingError as error:
             return self._note(without=self.evidence.without | {"transfer": f"the substitute was not trained: {error}"})
         pgd = self._pgd(self.threat, self.effort.steps)
-        given: Any = {"name": "diagnose", "seed": self.seed, "batch_size": self.batch_size, "look": False}
+        given: Any = {"name": "diagnose", "seed": self.seed, "run": Arrangement(self.batch_size), "look": False}
         try:
             crafted = craft(source, pgd, self.images, self.classes, **given)
             first = [craft(source, pgd, part, self.classes, **given).x_adv for part in self.others.get(OTHERS, ())]

@@ -19,14 +19,14 @@ from attacks.adapters import LibraryError
 from attacks.contract import Attack, ThreatModel, balls_of, inside
 from attacks.noise import Noise, derive_seed
 from attacks.norms import distance
-from attacks.target import ModelError, Precision, Target, default_batch_size
+from attacks.target import ModelError, Target, default_batch_size
 from bench.ground.config import UserError
 from bench.ground.provenance import Cost
 from bench.judge import signs
 from bench.subjects.blank import Blank
 from bench.subjects.data import Images, check_images
 from bench.subjects.fingerprint import fingerprint
-from bench.subjects.quick import quick
+from bench.subjects.quick import AS_IT_IS, Arrangement
 
 DISTANCES = ("Linf", "L2", "L1", "L0")
 
@@ -87,8 +87,7 @@ def evaluate(
     *,
     name: str = "clean",
     seed: int = 0,
-    batch_size: int | None = None,
-    gradient_precision: Precision = "float32",
+    run: Arrangement = AS_IT_IS,
     crafted: Crafted | None = None,
     blank: Blank | None = None,
     clean: Tensor | None = None,
@@ -97,9 +96,10 @@ def evaluate(
     """Attack the images that the model gets right, and judge every image.
 
     model: in evaluation mode, on the device to use, [B, C, H, W] in [0, 1] -> logits [B, classes]. attack: None is
-    clean accuracy. name, seed: with each image's id they make its noise. crafted: what `craft` made of the same images
-    with the same attack, on another network; it is judged instead, and its cost is counted in. blank: copies of the
-    model, made before it was asked anything. clean: [N] its predictions, where they are known. look: for signs.
+    clean accuracy. name, seed: with each image's id they make its noise. run: how the model is run. crafted: what
+    `craft` made of the same images with the same attack, on another network; it is judged instead, and its cost is
+    counted in. blank: copies of the model, made before it was asked anything. clean: [N] its predictions, where they
+    are known. look: for signs.
     Raises UserError for bad images, ModelError for a model that cannot be measured, AttackError for an attack that
     broke its contract.
     """
@@ -108,7 +108,7 @@ def evaluate(
     x, y = images.x.to(device), images.y.to(device)
     before = fingerprint(model)
     started = time.perf_counter()
-    target = Target(model, batch_size, gradient_precision).counting(len(x))
+    target = run.target(model, len(x))
     logits = target.true_logits(x) if clean is None else None
     if logits is not None:
         check_logits(logits, classes)
@@ -121,10 +121,10 @@ def evaluate(
         started -= crafted.seconds
     elif attack is not None and len(standing):
         noise = Noise(derive_seed("attack", name, seed), images.ids.to(device))
-        target.quick = quick(model, x[standing])
+        target.quick = run.quick(model, x[standing])
         x_adv[standing] = _run(name, attack, target[standing], x[standing], y[standing], noise[standing])
     _check_unchanged(name, model, before)
-    afresh = None if attack is None else _fresh_logits(blank.fresh(), x_adv, batch_size)
+    afresh = None if attack is None else _fresh_logits(blank.fresh(), x_adv, run.batch_size)
     adversarial = clean if afresh is None else afresh.argmax(1)
     seconds = time.perf_counter() - started
     threat = ThreatModel("own", 0) if attack is None else attack.threat
@@ -145,8 +145,7 @@ def craft(
     *,
     name: str,
     seed: int = 0,
-    batch_size: int | None = None,
-    gradient_precision: Precision = "float32",
+    run: Arrangement = AS_IT_IS,
     blank: Blank | None = None,
     look: bool = True,
 ) -> Crafted:
@@ -158,10 +157,10 @@ def craft(
     device, blank = _device(source), blank or Blank(source)
     x, y = images.x.to(device), images.y.to(device)
     before, started = fingerprint(source), time.perf_counter()
-    target = Target(source, batch_size, gradient_precision).counting(len(x))
+    target = run.target(source, len(x))
     logits = target.true_logits(x)
     check_logits(logits, classes)
-    target.quick = quick(source, x)
+    target.quick = run.quick(source, x)
     x_adv = _run(name, attack, target, x, y, Noise(derive_seed("attack", name, seed), images.ids.to(device)))
     _check_unchanged(name, source, before)
     seconds, given = time.perf_counter() - started, Images(x, y, images.ids.to(device))

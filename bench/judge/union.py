@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from attacks.contract import Attack, ThreatModel
-from attacks.target import Precision
 from bench.ground.provenance import Cost
 from bench.judge import signs
 from bench.judge.evaluate import Verdicts, evaluate
 from bench.subjects.blank import Blank
 from bench.subjects.data import Images
+from bench.subjects.quick import AS_IT_IS, Arrangement
 
 PASSES = ["forward_passes", "backward_passes"]
 
@@ -41,8 +41,7 @@ def evaluate_union(
     classes: int,
     *,
     seed: int = 0,
-    batch_size: int | None = None,
-    gradient_precision: Precision = "float32",
+    run: Arrangement = AS_IT_IS,
     on_part: Callable[[str, int, Verdicts], None] | None = None,
     blank: Blank | None = None,
     look: bool = True,
@@ -53,7 +52,7 @@ def evaluate_union(
     those of one pass over all images. Other arguments and errors as in `bench.judge.evaluate.evaluate`.
     """
     blank = blank or Blank(model)
-    clean = evaluate(model, None, images, classes, batch_size=batch_size, blank=blank, look=look)
+    clean = evaluate(model, None, images, classes, run=run, blank=blank, look=look)
     predictions = torch.tensor(clean.table["clean_prediction"].to_numpy())
     found, climbed = dict.fromkeys(clean.signs), False
     table, x_adv, seconds, broken_by = clean.table.copy(), clean.x_adv.clone(), clean.cost.seconds, {}
@@ -68,8 +67,7 @@ def evaluate_union(
             classes,
             name=name,
             seed=seed,
-            batch_size=batch_size,
-            gradient_precision=gradient_precision,
+            run=run,
             blank=blank,
             clean=predictions[places],
             look=look and not climbed,

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from attacks import ATTACKS
 from attacks.contract import Attack, ThreatModel, in_box, inside
 from attacks.norms import distance
-from attacks.target import ModelError, Precision
+from attacks.target import ModelError
 from bench.ground.config import UserError, build
 from bench.judge.evaluate import DISTANCES, Verdicts, craft, evaluate
 from bench.judge.union import common_threat, evaluate_union
@@ -39,6 +39,7 @@ from bench.subjects import data, registry
 from bench.subjects.catalog import Catalog
 from bench.subjects.data import Dataset, Images
 from bench.subjects.device import choose_device
+from bench.subjects.quick import Arrangement
 
 ROUNDING = 1e-4  # of the largest logit, or of 1 where all are smaller
 CLOSE = 1e-6  # distances of the same image, summed in another order, relative to the distance or to 1
@@ -128,7 +129,7 @@ class _Replay:
     def verify(self, places: Sequence[int]) -> Verified:
         """places: rows of the record's table."""
         what = f"{self.record.eval_id} of {self.record.run_id}"
-        _ = self.precision  # its id first: it says more of what is wrong
+        _ = self.arrangement  # its id first: it says more of what is wrong
         self._check_threat()
         self._check_network()
         kept = adversarial.read(self.results, self.record, tuple(self.images.x.shape[1:]))
@@ -212,7 +213,7 @@ class _Replay:
             return self.images.x[:0]
         record, some = self.record, self.images.take(torch.tensor(list(places)))
         classes = self.classes
-        given: dict[str, Any] = {"seed": record.seed, "gradient_precision": self.precision, "look": False}
+        given: dict[str, Any] = {"seed": record.seed, "run": self.arrangement, "look": False}
         if record.broken_by is not None:
             made: Verdicts = evaluate_union(self.network, self.attacks, some, classes, **given)
             return made.x_adv.cpu()
@@ -269,17 +270,16 @@ class _Replay:
         return next((self.attacks[name] for name, ids in self.record.broken_by.items() if image in ids), None)
 
     @cached_property
-    def precision(self) -> Precision:
-        """Of the gradients: the one that the record's id was hashed of. Raises UserError where none fits."""
-        record, options = self.record, ("float32", "bfloat16")
+    def arrangement(self) -> Arrangement:
+        """How the network was run: as the record's id was hashed of. Raises UserError where nothing fits."""
+        record = self.record
         source = record.source.run_id if record.source else None
-        for precision in options:
-            chosen = {"gradient_precision": precision}
+        for options in ids.EVAL_OPTIONS:
             identity = ids.eval_identity(
-                self.resolved, record.attack, record.images_sha256, record.seed, chosen, source
+                self.resolved, record.attack, record.images_sha256, record.seed, options, source
             )
             if ids.eval_id(record.attack, len(record.images), identity) == record.eval_id:
-                return precision  # type: ignore[return-value]
+                return Arrangement(**options)  # type: ignore[arg-type]
         raise UserError(
             f"{record.eval_id} of {record.run_id} is not what its attack, version, settings, seed and images hash to: "
             "the attack has changed since, or the record was altered; run it again"

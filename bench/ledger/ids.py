@@ -99,6 +99,13 @@ def eval_identity(
     return identity if source is None else identity | {"source": source}
 
 
+EVAL_OPTIONS: tuple[dict[str, str], ...] = tuple(
+    {"gradient_precision": precision} | compiled
+    for compiled in ({}, {"compile": "auto"})
+    for precision in ("float32", "bfloat16")
+)  # every way in which attacks can be run that an id tells
+
+
 def check_seed(seed: int) -> None:
     """Raises ValueError for a number that no generator of random numbers takes."""
     if not -(1 << 63) <= seed < 1 << 63:

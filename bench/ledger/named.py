@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from bench.ground.config import UserError, number, read_toml
 from bench.ledger.budgets import radius
-from bench.ledger.ids import eval_id, eval_identity
+from bench.ledger.ids import EVAL_OPTIONS, eval_id, eval_identity
 
 N = TypeVar("N", bound=ast.AST)
 # kinds of attacks that return the closest fooling image, also beyond their radius (`closest` in attacks/contract.py);
@@ -24,7 +24,6 @@ CLOSEST = (
     "boundary", "cw-l2", "ddn", "deepfool", "fab", "foolbox", "pointwise", "salt-and-pepper", "torchattacks",
 )  # fmt: skip
 VERSIONS = range(1, 20)
-PRECISIONS = ("float32", "bfloat16")
 
 
 @cache
@@ -139,14 +138,16 @@ def is_closest(name: str, head: Mapping[str, Any], images: int) -> bool:
     if name in suite():
         return suite()[name]["attack"] in CLOSEST
     return any(
-        eval_id(name, images, _identity(name, kind, version, precision, head)) == head["eval_id"]
+        eval_id(name, images, _identity(name, kind, version, options, head)) == head["eval_id"]
         for kind in CLOSEST
         for version in VERSIONS
-        for precision in PRECISIONS
+        for options in EVAL_OPTIONS
     )
 
 
-def _identity(name: str, kind: str, version: int, precision: str, head: Mapping[str, Any]) -> dict[str, Any]:
+def _identity(
+    name: str, kind: str, version: int, options: Mapping[str, str], head: Mapping[str, Any]
+) -> dict[str, Any]:
     attack = {"attack": kind, "version": version, "settings": head["settings"]}
     source = None if head["source"] is None else head["source"].run_id
-    return eval_identity(attack, name, head["images_sha256"], head["seed"], {"gradient_precision": precision}, source)
+    return eval_identity(attack, name, head["images_sha256"], head["seed"], options, source)

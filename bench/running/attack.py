@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from attacks.contract import Attack, ThreatModel
-from attacks.target import ModelError, Precision, Target
+from attacks.target import ModelError, Target
 from bench.ground.config import UserError
 from bench.ground.files import make_folder
 from bench.ground.provenance import provenance
@@ -28,6 +28,7 @@ from bench.subjects.catalog import Catalog, coarse_steps
 from bench.subjects.chosen import Choice, Subject, choose_norm
 from bench.subjects.data import Dataset, Images
 from bench.subjects.device import choose_device, describe
+from bench.subjects.quick import AS_IT_IS, Arrangement
 
 ROUNDED = 0.01  # share of images whose clean prediction another machine may give otherwise
 
@@ -41,8 +42,7 @@ class How:
     eps: float | None = None
     norm: str | None = None
     seed: int = 0
-    batch_size: int | None = None
-    gradient_precision: Precision = "float32"
+    arrangement: Arrangement = AS_IT_IS
     recipes: Path | None = None
     assignments: tuple[str, ...] = ()
     keep_adversarial: bool = False
@@ -90,8 +90,7 @@ class _Job:
 
     @property
     def given(self) -> dict[str, Any]:
-        how = self.how
-        return {"seed": how.seed, "batch_size": how.batch_size, "gradient_precision": how.gradient_precision}
+        return {"seed": self.how.seed, "run": self.how.arrangement}
 
     def single(
         self, name: str, attack: Attack | None, resolved: dict[str, Any], origin: Subject | None = None
@@ -145,7 +144,7 @@ class _Job:
             name,
             self.images.sha256,
             self.how.seed,
-            {"gradient_precision": self.how.gradient_precision},
+            self.how.arrangement.identity,
             source.run_id if source else None,
         )
         eval_id = ids.eval_id(name, len(self.images), identity)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from attacks.target import ModelError, Precision
+from attacks.target import ModelError
 from bench.ground.config import UserError
 from bench.ground.locks import locked
 from bench.ground.pace import Pace
@@ -36,6 +36,7 @@ from bench.running.train import Training
 from bench.subjects import data, models, registry
 from bench.subjects.catalog import Catalog, coarse_steps
 from bench.subjects.device import choose_device, describe
+from bench.subjects.quick import AS_IT_IS, Arrangement
 from trainers.contract import is_ensemble
 from trainers.health import TrainingError
 
@@ -57,8 +58,7 @@ class Options:
     data_dir: Path | None = None
     recipes: Path | None = None
     assignments: tuple[str, ...] = ()
-    batch_size: int | None = None
-    gradient_precision: Precision = "float32"
+    arrangement: Arrangement = AS_IT_IS
     fast: bool = False
     last: bool = False
     keep_adversarial: bool = False
@@ -128,7 +128,7 @@ class TableRun:
             recipes={name: recipe.resolved(arch) for name, recipe in self.recipes.items()},
             members={name: recipe.trainer.members for name, recipe in self.recipes.items()},
             attacks={name: resolved for name, (_, resolved) in self.attacks.items()},
-            options={"gradient_precision": options.gradient_precision},
+            options=options.arrangement.identity,
         )
         arch = models.check_name(options.arch or setting.arch)
         variant = spec.variant(setting, self.dataset.name, arch) if options.profile else ""
@@ -278,8 +278,7 @@ class TableRun:
             self.images,
             self.dataset.classes,
             name=cell.attack,
-            batch_size=self.options.batch_size,
-            gradient_precision=self.options.gradient_precision,
+            run=self.options.arrangement,
             crafted=crafted,
         )
         write_eval(self.results, self._record(cell, verdicts, run.weights_sha256, source))
@@ -297,8 +296,7 @@ class TableRun:
                 self.images,
                 self.dataset.classes,
                 name=cell.attack,
-                batch_size=self.options.batch_size,
-                gradient_precision=self.options.gradient_precision,
+                run=self.options.arrangement,
             )
             while len(self._crafted) >= CRAFTED_KEPT:
                 del self._crafted[next(iter(self._crafted))]

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import sys
 import warnings
+from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor, nn
 
-from attacks.target import Target, true_float32
+from attacks.target import Precision, Target, default_batch_size, true_float32
 from bench.ground.config import first_line
+from bench.subjects.compiled import Compiled
 from bench.subjects.folding import arranged
+from trainers.passes import Compile
 
 SAMPLE = 8  # images that are compared, at most; a gradient is of one image for each share
 SHARES = (0.0, 0.02, 0.2, 1.0)  # of the way from an image to noise: itself, near it, at the edge of a ball, anywhere
@@ -25,6 +28,40 @@ ROUNDING = 3e-4  # of the spread of the logits: the square root of float32's uni
 TURN = 0.05  # of a gradient's length: where rounding carries a ReLU across 0 it jumps (0.5 % seen, WRN-28-10)
 ODD = 0.25  # share of gradients that may turn by more
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """How a network is run for attacks.
+
+    batch_size: images in a pass (None: as suits the device); no result depends on it. gradient_precision: of gradient
+    passes, see `attacks.target.Target`. compile: "auto" compiles the passes of long attacks, see
+    `bench.subjects.compiled`. The last two round otherwise, so they are part of a record's id.
+    """
+
+    batch_size: int | None = None
+    gradient_precision: Precision = "float32"
+    compile: Compile = "off"
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What of it an evaluation's id is hashed of."""
+        found: dict[str, str] = {"gradient_precision": self.gradient_precision}
+        return found if self.compile == "off" else found | {"compile": self.compile}
+
+    def target(self, model: nn.Module, images: int) -> Target:
+        """The model as an attack on that many images sees it, passes counted image by image."""
+        return Target(model, self.batch_size, self.gradient_precision).counting(images)
+
+    def quick(self, model: nn.Module, x: Tensor) -> nn.Module:
+        """What attacks on the images x [N, C, H, W] run on."""
+        copy = quick(model, x)
+        if self.compile == "off" or copy is model:
+            return copy
+        return Compiled(copy, min(self.batch_size or default_batch_size(x), len(x)))
+
+
+AS_IT_IS = Arrangement()
 
 
 def quick(model: nn.Module, x: Tensor) -> nn.Module:

@@ -19,6 +19,7 @@ from bench.ground.config import UserError
 from bench.judge.evaluate import AttackError, evaluate
 from bench.subjects.data import Images
 from bench.subjects.fingerprint import fingerprint
+from bench.subjects.quick import Arrangement
 
 BUDGET = ThreatModel("Linf", 0.05)
 
@@ -87,7 +88,7 @@ def test_batch_size_and_shard_do_not_show():
     model, images = problem()
     attack = PGD(BUDGET, 10, 0.01)
     whole = evaluate(model, attack, images, 10).table
-    assert whole["robust"].tolist() == evaluate(model, attack, images, 10, batch_size=4).table["robust"].tolist()
+    assert whole["robust"].tolist() == evaluate(model, attack, images, 10, run=Arrangement(4)).table["robust"].tolist()
     half = evaluate(model, attack, images.take(torch.arange(15, 30)), 10).table
     assert whole["robust"][15:].tolist() == half["robust"].tolist()
 

@@ -132,7 +132,7 @@ def as_it_is(monkeypatch):
 
     def run(made):
         with monkeypatch.context() as context:
-            context.setattr("bench.judge.evaluate.quick", lambda model, x: model)
+            context.setattr("bench.subjects.quick.quick", lambda model, x: model)
             return made()
 
     return run
