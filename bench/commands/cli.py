@@ -292,6 +292,22 @@ def verify(name: str, images: int, whole: bool, results: Path, **given: Any) -> 
     return 1 if wrong else min(refused.values(), default=0)
 
 
+@app.command()
+@click.argument("arch")
+@click.option("--dataset", default="cifar10", show_default=True, help="Whose image size and classes.")
+@options(DATA_DIR, DEVICE, BATCH)
+@click.option("--again", is_flag=True, help="Measure anew, also what was measured before.")
+def tune(arch: str, **given: Any) -> int:
+    """Say which way of running ARCH pays here: compiled, in bfloat16, or as it is; measured in some seconds.
+
+    ARCH: a name of `bench list models`, or module:factory. Changes nothing: what it advises are settings.
+    """
+    from bench.running.tune import tune as measure
+
+    tell("\n".join(measure(arch, **given)))
+    return 0
+
+
 @app.command("list")
 @click.argument("what")
 @RESULTS

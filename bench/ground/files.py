@@ -55,6 +55,14 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def cache_folder() -> Path:
+    """Where is kept what can be made again: BENCH_CACHE, or `bench` in XDG_CACHE_HOME, or ~/.cache/bench."""
+    if own := os.environ.get("BENCH_CACHE"):
+        return Path(own)
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "bench"
+
+
 def write_text(path: Path, text: str) -> Path:
     """UTF-8, atomically. Raises UserError."""
     return write_atomic(path, lambda file: file.write(text.encode()))

@@ -21,6 +21,7 @@ from bench.judge.evaluate import check_logits
 from bench.ledger import ids
 from bench.ledger.folder import Results, Source
 from bench.ledger.runs import RunRecord
+from bench.running.tune import start_up
 from bench.subjects import data, models, registry
 from bench.subjects.catalog import Recipe
 from bench.subjects.data import Dataset, Images
@@ -29,7 +30,7 @@ from trainers.contract import is_ensemble
 from trainers.health import EpochReport, TrainingError
 from trainers.loop import Fit, Snapshot, fit
 from trainers.network import masked_words, masks
-from trainers.passes import passes_for
+from trainers.passes import EAGER, passes_for
 from trainers.validation import Split, images_of
 
 JUDGED_FIRST = 16  # validation images that a network is tried on before it is trained
@@ -127,6 +128,8 @@ class Training:
         if schedule.compile == "auto":
             run_as = passes_for(schedule.compile, schedule.batch_size, self.device)[1]
             progress.say(f"{self.training_id}: networks run {run_as}")
+            if not run_as.startswith(EAGER):
+                progress.say(start_up(self.arch, networks[0], validation.x[:1], schedule.batch_size))
         progress.begin(f"training {self.training_id}", schedule.epochs * steps)
 
         def on_epoch(report: EpochReport) -> None:
