@@ -91,6 +91,7 @@ def check_paper(plan: Plan, frame: pd.DataFrame, published: Path) -> CheckResult
             )
         )
     told = f"{int(found['inside'].sum())} of {len(found)} published numbers inside our intervals"
+    told += f" ({plan.note.rstrip('.')})" if plan.note else ""
     nothing = f"nothing published for {plan.dataset} with {plan.arch}"
     return CheckResult(plan.name, str(published), cells, told if cells else nothing)
 

@@ -13,7 +13,7 @@ from hand_made import spec_2x2
 
 from bench.ground.config import UserError
 from bench.ledger.folder import Results
-from bench.ledger.spec import Column, Figure, Row, TableSpec, load_spec
+from bench.ledger.spec import Column, Figure, Row, TableSpec, list_specs, load_spec
 
 ROOT = Path(__file__).parents[2]
 ADDED = {"APGD", "APGD-L2", "APGD-L1", "MSD"}  # to the attacks of Table 5 of MAT, by us
@@ -89,6 +89,39 @@ def test_regmix_smooths_as_the_code_that_it_builds_on_under_either_profile():
         for profile in (None, "paper" if dataset == "cifar10" else "paper-cifar100"):
             setting = load_spec("regmix").choose_setting(dataset, "resnet18", profile)
             assert Catalog().recipe(setting.recipe("regmix-fast")).trainer.target_mass == mass
+
+
+# --- 30 epochs in place of 120 -------------------------------------------------------------------------------------
+
+
+def test_paper_short_is_paper_in_30_epochs_for_every_method_and_nothing_else():
+    from bench.subjects.catalog import Catalog
+
+    catalog = Catalog()
+    methods = {name.removesuffix("-paper") for name in catalog.recipe_tables if name.endswith("-paper")}
+    assert len(methods) > 30
+    drops = {"at-longer": (65, (41, 49, 54))}
+    for method in methods:
+        short, paper = (catalog.recipe(f"{method}-{profile}") for profile in ("paper-short", "paper"))
+        assert short.trainer == paper.trainer
+        epochs, milestones = drops.get(method, (30, (19, 23, 25)))
+        of_mat = catalog.recipe("mat-paper").schedule
+        assert short.schedule == replace(of_mat, epochs=epochs, milestones=milestones, compile="auto")
+        shape = [drop / of_mat.epochs for drop in of_mat.milestones]
+        assert milestones == pytest.approx([share * epochs for share in shape], abs=0.6), "62.5, 75 and 83 %"
+        assert short.teacher is None or short.teacher.recipe.name.endswith("-paper-short")
+
+
+@pytest.mark.parametrize("name", list_specs())
+def test_a_table_has_paper_short_where_it_has_paper_asked_for_by_name_and_says_so(name: str):
+    spec = load_spec(name)
+    settings = {setting.profile: setting for setting in spec.settings}
+    assert ("paper" in settings) == ("paper-short" in settings)
+    short, paper = settings["paper-short"], settings["paper"]
+    assert replace(short, profile="paper", note=paper.note) == paper
+    assert "30 epochs, not the paper's 120" in short.note
+    assert spec.choose_setting("cifar10", "resnet18") != short
+    assert spec.variant(short, "cifar10", "resnet18") == "-paper-short"
 
 
 # --- a profile, by name --------------------------------------------------------------------------------------------
