@@ -21,7 +21,8 @@ class RunRecord:
     """One trained network at one checkpoint. image_shape: [C, H, W]. images_sha256: training images.
 
     epoch: the checkpoint's. health: what is wrong with the network, over its whole training; [] is healthy. teacher:
-    the frozen network it learned from. run_as: how the networks were run, where not as they are.
+    the frozen network it learned from. run_as: how the networks were run, where not as they are, and what else
+    there is to know of their training.
     """
 
     run_id: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -47,13 +47,18 @@ class _Network(NamedTuple):
 
 @dataclass(frozen=True)
 class Training:
-    """One training of one cohort: recipe, data, architecture (unless the recipe names its own), seed and device."""
+    """One training of one cohort: recipe, data, architecture (unless the recipe names its own), seed and device.
+
+    remarks: what its records say beside how the networks were run. watch: sees the report of every epoch.
+    """
 
     recipe: Recipe
     dataset: Dataset
     arch: str
     seed: int
     device: torch.device
+    remarks: tuple[str, ...] = ()
+    watch: Callable[[EpochReport], None] | None = None
 
     @property
     def training_id(self) -> str:
@@ -134,6 +139,8 @@ class Training:
 
         def on_epoch(report: EpochReport) -> None:
             progress.at(report.epoch * steps, _figures(report, schedule.epochs))
+            if self.watch is not None:
+                self.watch(report)
 
         try:
             result = fit(
@@ -188,11 +195,12 @@ class Training:
 
     def _register(self, results: Results, result: Fit, teacher: Source | None, validation: Split) -> None:
         """validation: what the checkpoints were chosen with; the records say so, and tables look at it."""
+        run_as = "; ".join(filter(None, [result.run_as, *self.remarks]))
         cost, chosen_with = self._cost(result), Images(*(part.cpu() for part in validation)).sha256
         networks = [*self._networks(result.best, result.health), *self._networks(result.last, result.health)]
         for run_id, network in zip(self.run_ids, networks, strict=True):
             record = self._record(run_id, network, cost, teacher)
-            record = replace(record, validation_sha256=chosen_with, run_as=result.run_as)
+            record = replace(record, validation_sha256=chosen_with, run_as=run_as)
             registry.register(results, network.snapshot.state, record)
 
     def _networks(self, snapshots: list[Snapshot], health: list[list[str]]) -> list[_Network]:
