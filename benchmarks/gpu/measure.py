@@ -151,6 +151,7 @@ class Measurement:
         epoch = step * -(-EPOCH // batch)
         share = steps.operations(method, arch, self.size.inner) * batch / step / self.product
         note = f"{share:.1%} of the bf16 product, {1000 * step:.4g} ms a step, first two batches {first:.3g} s"
+        note += contender.note
         self.log.add(
             section, name, f"{epoch:.4g}", note, seconds_per_epoch=epoch, images_per_epoch=EPOCH, method=method,
             arch=arch, batch=batch, seconds_per_turn=contender.turns, steps_per_turn=self.size.steps,
