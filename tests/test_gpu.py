@@ -338,6 +338,7 @@ def test_the_measurement_needs_no_library_and_no_compiler_and_prints_one_table(s
     assert by["s an epoch", "AT, all, CUDA graphs"]["note"] == "only on a GPU"
     for library in ("foolbox", "torchattacks"):
         assert by["PGD-2", library]["value"] == "not installed"
+    assert by["PGD-2", "ours, compiled"]["note"].startswith("no compiler here")
     assert 0 <= by["PGD-2", "ours"]["robust_accuracy"] <= 1 and by["AutoAttack", "ours, bf16 gradients"]["seconds"] > 0
 
 

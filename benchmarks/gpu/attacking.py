@@ -13,10 +13,11 @@ from torch import nn
 from attacks import ATTACKS
 from attacks.contract import Attack, ThreatModel
 from attacks.pgd import PGD
-from attacks.target import Precision, Target, default_batch_size
+from attacks.target import Target, default_batch_size
 from bench.judge.evaluate import Verdicts, evaluate
 from bench.subjects import models
 from bench.subjects.data import Dataset, Images
+from bench.subjects.quick import AS_IT_IS, Arrangement
 from benchmarks.attack_speed import step_of
 from benchmarks.gpu.device import synchronize
 from benchmarks.gpu.sizes import Size
@@ -41,12 +42,12 @@ class Victim:
 
 @dataclass(frozen=True)
 class Row:
-    """One attack: what it is called, what is not installed for it ("" is nothing), and the attack."""
+    """One attack: what it is called, what is not installed for it ("" is nothing), the attack, and how networks run."""
 
     name: str
     missing: str
     make: Callable[[], Attack]
-    precision: Precision = "float32"
+    run: Arrangement = AS_IT_IS
 
 
 def victim(size: Size, dataset: Dataset, device: torch.device) -> Victim:
@@ -90,25 +91,30 @@ def rows(size: Size, eps: float, batch: int) -> Iterator[tuple[str, list[Row]]]:
     foolbox = {"name": "LinfPGD", "settings": {"abs_stepsize": step, "steps": steps, "random_start": True}}
     torchattacks = {"name": "PGD", "settings": {"alpha": step, "steps": steps, "random_start": True}}
     yield f"PGD-{steps}", [
-        ours, _in_bf16(ours), peer("foolbox", **foolbox), peer("torchattacks", **torchattacks),
+        *_each_way(ours), peer("foolbox", **foolbox), peer("torchattacks", **torchattacks),
     ]  # fmt: skip
     ensemble = Row("ours", "", lambda: size.autoattack(threat))
     title = "AutoAttack" if size.standard else f"AutoAttack, {size.apgd} steps, {size.queries} queries"
-    yield title, [ensemble, _in_bf16(ensemble), *([peer("pyautoattack")] if size.standard else [])]
+    yield title, [*_each_way(ensemble), *([peer("pyautoattack")] if size.standard else [])]
 
 
-def _in_bf16(row: Row) -> Row:
-    return replace(row, name=f"{row.name}, bf16 gradients", precision="bfloat16")
+def _each_way(row: Row) -> list[Row]:
+    """As it is, with each lever, and with both."""
+    ways = {
+        "": AS_IT_IS,
+        ", bf16 gradients": Arrangement(gradient_precision="bfloat16"),
+        ", compiled": Arrangement(compile="auto"),
+        ", compiled, bf16 gradients": Arrangement(gradient_precision="bfloat16", compile="auto"),
+    }
+    return [replace(row, name=row.name + words, run=run) for words, run in ways.items()]
 
 
 def judged(one: Victim, row: Row, device: torch.device) -> tuple[float, Verdicts]:
-    """Seconds of attack and judge, and the verdicts."""
+    """Seconds of attack and judge, with compiling where it is the first that compiles; and the verdicts."""
     attack = row.make()
     synchronize(device)
     started = time.perf_counter()
-    found = evaluate(
-        one.network, attack, one.images, one.classes, name="speed", gradient_precision=row.precision, look=False
-    )
+    found = evaluate(one.network, attack, one.images, one.classes, name="speed", run=row.run, look=False)
     synchronize(device)
     return time.perf_counter() - started, found
 

@@ -92,19 +92,25 @@ class Measurement:
         for title, rows in attacking.rows(self.size, one.eps, attacking.batch_of(one, self.device)):
             section = f"{title}, {self.size.victim}, {len(one.images)} images"
             for row in rows:
+                reason = no_compiler(self.device) if row.run.compile == "auto" else ""
                 if row.missing:
                     self.log.add(section, row.name, "not installed")
+                elif reason:
+                    self.log.add(section, row.name, "-", f"no compiler here ({reason[:80]})")
                 else:
                     self._guarded(section, row.name, lambda row=row, section=section: self._attack(section, row, one))
 
     def _attack(self, section: str, row: attacking.Row, one: attacking.Victim) -> None:
+        """Where it compiles, a first time whose seconds are only told."""
+        first = attacking.judged(one, row, self.device)[0] if row.run.compile == "auto" else None
         seconds, found = attacking.judged(one, row, self.device)
         cost, robust = found.cost, found.robust_accuracy
         passes = f"{cost.forward_passes} forward, {cost.backward_passes} backward passes"
+        note = f"robust {robust:.1%} at {one.eps:.4f}, {passes}"
+        note += "" if first is None else f", the first time {first:.3g} s"
         self.log.add(
-            section, row.name, f"{seconds:.3g} s", f"robust {robust:.1%} at {one.eps:.4f}, {passes}", eps=one.eps,
-            seconds=seconds, robust_accuracy=robust, forward_passes=cost.forward_passes,
-            backward_passes=cost.backward_passes,
+            section, row.name, f"{seconds:.3g} s", note, eps=one.eps, seconds=seconds, seconds_first=first,
+            robust_accuracy=robust, forward_passes=cost.forward_passes, backward_passes=cost.backward_passes,
         )  # fmt: skip
 
     def _turns(self, arch: str, batch: int, wanted: dict[str, tuple[str, steps.Levers]]) -> None:
