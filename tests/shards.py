@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from bench.subjects import data
+from bench.subjects import data, standard
 
 
 def pictures(kind, count, seed):
@@ -16,6 +16,12 @@ def pictures(kind, count, seed):
     c, h, w = kind.shape
     pixels = generator.integers(0, 256, (count, h, w, c), dtype=np.uint8)
     return pixels, generator.integers(0, kind.classes, count)
+
+
+def parquet(folder, split, kind):
+    """All pixels [N, H, W, C] and labels of the shards in a folder."""
+    pixels, labels = standard.parquet(folder, split, kind)
+    return pixels.read(np.arange(len(labels))).transpose(0, 2, 3, 1), labels
 
 
 def write_shards(folder, name, split, shards, seed=0, coding="PNG", image="img", label="label"):

@@ -23,7 +23,7 @@ from hand_made import eval_record, fill, frame, plan_2x2, run_record
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from shards import write_shards
+from shards import parquet, write_shards
 
 from bench.ground import files
 from bench.ground.config import UserError, build, number, override, read_toml
@@ -430,8 +430,8 @@ def test_parquet_data_sets(shard: Any, change: Callable[[bytes], bytes]) -> None
     path.write_bytes(change(whole))
 
     def work() -> None:
-        pixels, labels = data._parquet(path.parent, "train", kind)
-        images = data._images(pixels, labels)
+        pixels, labels = parquet(path.parent, "train", kind)
+        images = data._images(torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2), labels)
         data.check_images(images.x, images.y, kind.classes)
 
     outcome(work)

@@ -20,8 +20,8 @@ from bench.commands.options import (
     ARCH,
     BATCH,
     COMPILE,
+    DATA,
     DATA_DIR,
-    DATASET,
     DEVICE,
     EPS,
     IMAGES,
@@ -39,6 +39,7 @@ from bench.commands.options import (
     STD,
     WEIGHTS_KEY,
     options,
+    reading_of,
 )
 from bench.ground.config import UserError, choose
 from bench.ground.terminal import tell, warn
@@ -57,7 +58,7 @@ def app() -> None:
 @app.command()
 @click.argument("table")
 @options(
-    DATASET, ARCH, PROFILE, IMAGES, SEEDS, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, COMPILE, KEEP
+    *DATA, ARCH, PROFILE, IMAGES, SEEDS, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, COMPILE, KEEP
 )
 @click.option("--fast", is_flag=True, help="Leave out the columns that take longest; the title says which.")
 @click.option("--last", is_flag=True, help="Judge the networks of the last epoch, not those of the best.")
@@ -201,7 +202,7 @@ def diff(first: str, second: str, style: str, results: Path) -> int:
 
 @app.command()
 @click.argument("recipe")
-@options(DATASET, ARCH, SEEDS, DEVICE, DATA_DIR, RESULTS, RECIPES, SET)
+@options(*DATA, ARCH, SEEDS, DEVICE, DATA_DIR, RESULTS, RECIPES, SET)
 def train(recipe: str, **given: Any) -> int:
     """Train RECIPE and register its networks; prints their run ids.
 
@@ -222,7 +223,7 @@ def train(recipe: str, **given: Any) -> int:
 @app.command()
 @click.argument("model")
 @click.argument("attacks", nargs=-1, required=True, metavar="ATTACK ...")
-@options(DATASET, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, COMPILE, KEEP)
+@options(*DATA, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, COMPILE, KEEP)
 @options(EPS, NORM, SEED, INDICES, MEAN, STD, WEIGHTS_KEY)
 @click.option("--source", metavar="MODEL", help="Craft the attack on this model instead, and judge it on MODEL.")
 def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
@@ -243,7 +244,7 @@ def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
 
 @app.command()
 @click.argument("model")
-@options(DATASET, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, BATCH, EPS, NORM, SEED, INDICES, MEAN, STD, WEIGHTS_KEY)
+@options(*DATA, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, BATCH, EPS, NORM, SEED, INDICES, MEAN, STD, WEIGHTS_KEY)
 @click.option("--source", metavar="MODEL", help="Craft the transfer attack on this model, not on a substitute.")
 def diagnose(model: str, **given: Any) -> int:
     """Check whether MODEL's robustness may be believed: named checks for gradient masking, and a verdict.
@@ -326,6 +327,7 @@ def _choice(model: str, given: dict[str, Any]) -> Any:
 
     from bench.subjects.chosen import Choice
 
+    given["reading"] = reading_of(given)
     about = {field.name: given.pop(field.name) for field in fields(Choice) if field.name in given}
     return Choice(model, **about | {"results": Results(about["results"])})
 
@@ -333,7 +335,8 @@ def _choice(model: str, given: dict[str, Any]) -> Any:
 def _run_options(given: dict[str, Any]) -> Any:
     from bench.running.run import Options
 
-    return Options(**_arranged(given) | {"results": Results(given["results"])})
+    reading = reading_of(given)
+    return Options(**_arranged(given) | {"reading": reading, "results": Results(given["results"])})
 
 
 def _arranged(given: dict[str, Any]) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def _kind(trainer: Trainer, n: int) -> str:
 
 def datasets(results: Path) -> list[str]:
     """Every data set."""
-    from bench.subjects.data import DATASETS
+    from bench.subjects.standard import DATASETS
 
     return list(DATASETS)
 

@@ -10,6 +10,7 @@ import click
 
 from bench.ground.config import UserError, number
 
+SIDE = 1 << 14  # pixels
 RESULTS = click.option(
     "--results",
     type=click.Path(file_okay=False, path_type=Path),
@@ -26,7 +27,44 @@ def filled_of(context: click.Context, parameter: click.Parameter, text: str | No
     return text
 
 
-DATASET = click.option("--dataset", callback=filled_of, help="Data set; see `bench list datasets`.")
+def columns_of(context: click.Context, parameter: click.Parameter, text: str | None) -> dict[str, str]:
+    """ "image=pixels,label=fine" -> {"image": "pixels", "label": "fine"}."""
+    pairs = [part.partition("=") for part in (text or "").split(",") if part.strip()]
+    found = {key.strip(): name.strip() for key, _, name in pairs}
+    if not found.keys() <= {"image", "label"} or not all(found.values()) or (text is not None and not found):
+        raise UserError(f"--columns {text!r} is not of the form image=NAME,label=NAME (one of them may be left out)")
+    return found
+
+
+DATASET = click.option(
+    "--dataset", callback=filled_of, help="Data set: a name of `bench list datasets`, or a path (docs/data.md)."
+)
+COLUMNS = click.option(
+    "--columns",
+    callback=columns_of,
+    metavar="image=NAME,label=NAME",
+    help="Which columns or arrays of a path are meant.",
+)
+SIZE = click.option(
+    "--size", type=click.IntRange(1, SIDE), help="Resize images of a path: their shorter side, in pixels (bilinear)."
+)
+CROP = click.option("--crop", type=click.IntRange(1, SIDE), help="Then cut out the middle square of so many pixels.")
+CLASSES = click.option(
+    "--classes", type=click.IntRange(2), help="How many classes a path has, if its labels do not show all."
+)
+DATA = (DATASET, COLUMNS, SIZE, CROP, CLASSES)
+
+
+def reading_of(given: dict[str, Any]) -> Any:
+    """What the options behind --dataset ask for; they are taken out of `given`."""
+    from bench.subjects.own_data import Reading
+
+    columns = given.pop("columns")
+    return Reading(
+        columns.get("image"), columns.get("label"), *(given.pop(name) for name in ("size", "crop", "classes"))
+    )
+
+
 ARCH = click.option(
     "--arch", callback=filled_of, help="Architecture; see `bench list models`, or module:factory (runs that code)."
 )

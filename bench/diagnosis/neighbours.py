@@ -23,6 +23,7 @@ from bench.subjects.data import Dataset, Images
 MOVES = {"up": (1, 0), "down": (-1, 0), "left": (0, 1), "right": (0, -1)}
 REACH = 4 / 3  # radii, of the value that gets darker or brighter by most
 MOST, LEAST = 0.25, 0.02  # and that change in image units, whatever the radius
+AT_ONCE = 1 << 26  # values of images that are compared with at once: all of CIFAR-10's test images
 OTHERS = "other test images"
 
 
@@ -41,9 +42,12 @@ def held_out(dataset: Dataset, judged: Images) -> dict[str, list[Images]]:
 
 def _nearest(images: Images, among: Images) -> Tensor:
     """Rows [N] of the nearest in L2, of the same label where there is one."""
-    other = images.y[:, None] != among.y
-    far = 2 * images.x[0].numel() ** 0.5  # beyond every distance in [0, 1]
-    return (torch.cdist(images.x.flatten(1), among.x.flatten(1)) + far * other).argmin(1)
+    far, distances = 2 * images.x[0].numel() ** 0.5, []  # beyond every distance in [0, 1]
+    for turn in torch.arange(len(among)).split(max(1, AT_ONCE // images.x[0].numel())):
+        some = among.take(turn)
+        other = images.y[:, None] != some.y
+        distances.append(torch.cdist(images.x.flatten(1), some.x.flatten(1)) + far * other)
+    return torch.cat(distances, 1).argmin(1)
 
 
 def changed(images: Images, threat: ThreatModel, flip: bool) -> Iterator[tuple[str, Images]]:

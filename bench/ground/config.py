@@ -37,6 +37,10 @@ class UserError(ValueError):
     """A user's mistake; the command line prints its sentence and exits with code 2."""
 
 
+class CannotWrite(UserError):
+    """A file that cannot be written; who can do without it goes on."""
+
+
 def choose(name: str, known: Iterable[str], what: str, *lists: str) -> str:
     """`name` if it is known. Raises UserError with the nearest known name, and all of them or, of many, some and the
     `lists` of `bench list` that show all.

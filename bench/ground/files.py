@@ -13,7 +13,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from bench.ground.config import UserError, build, check_depth, settings_of
+from bench.ground.config import CannotWrite, UserError, build, check_depth, settings_of
 from bench.ground.plain import TEXT, read_plain
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ def write_atomic(path: Path, fill: Callable[[IO[bytes]], object]) -> Path:
         part.chmod(0o644)  # temporary files are private; results are for everybody
         os.replace(part, path)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         if part is not None:
             part.unlink(missing_ok=True)

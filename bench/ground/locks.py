@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.ground.config import UserError
+from bench.ground.config import CannotWrite
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
     try:
         file = _lock(path, wait)
     except OSError as error:
-        raise UserError(f"cannot write and lock {path}: {error.strerror or error}") from error
+        raise CannotWrite(f"cannot write and lock {path}: {error.strerror or error}") from error
     try:
         yield file is not None
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Hashable
 from types import TracebackType
 
@@ -10,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from bench.ground.pace import Pace
-from bench.ground.terminal import visible
+from bench.ground.terminal import visible, warn
 
 
 class Progress:
@@ -65,3 +66,21 @@ class Progress:
     def end(self) -> None:
         """Nothing to watch any more."""
         self.bar.update(self._task, visible=False)
+
+
+class Told:
+    """How far something is that usually takes no time: silent for some seconds, then a line now and then on standard
+    error. what: such as "reading images of my_folder". total: of what `at` counts.
+    """
+
+    FIRST, EVERY = 3.0, 15.0  # seconds
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total = what, total
+        self._due = time.monotonic() + self.FIRST
+
+    def at(self, done: int) -> None:
+        """So many are done."""
+        if time.monotonic() >= self._due:
+            warn(f"{self.what}: {done:,} of {self.total:,}")
+            self._due = time.monotonic() + self.EVERY

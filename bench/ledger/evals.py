@@ -33,7 +33,8 @@ class EvalHead:
     """One network under one attack, without the images. eps: in image units; clean accuracy has eps 0. source: the
     network that the images were crafted on; None is the network itself. broken_by: for a union of attacks, the ids of
     the images that each of them broke. adversarial_sha256: of the file with the images that fool, None where none is.
-    signs: what the judge saw that speaks against the number; [] in records of before it looked.
+    signs: what the judge saw that speaks against the number; [] in records of before it looked. reading: how images of
+    one's own were read, such as {"size": 256, "crop": 224}, where that was asked for.
     """
 
     run_id: str
@@ -52,6 +53,7 @@ class EvalHead:
     broken_by: dict[str, list[int]] | None = field(default=None, kw_only=True)
     adversarial_sha256: str | None = field(default=None, kw_only=True)
     signs: list[str] = field(default_factory=list, kw_only=True)
+    reading: dict[str, str | int] | None = field(default=None, kw_only=True, metadata={"since": 2})
 
     def __post_init__(self) -> None:
         if self.norm not in ("none", "own", "Linf", "L2", "L1", "L0") or not 0 <= self.eps < float("inf"):

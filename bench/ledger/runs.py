@@ -22,7 +22,7 @@ class RunRecord:
 
     epoch: the checkpoint's. health: what is wrong with the network, over its whole training; [] is healthy. teacher:
     the frozen network it learned from. run_as: how the networks were run, where not as they are, and what else
-    there is to know of their training.
+    there is to know of their training. reading: see evals.
     """
 
     run_id: str
@@ -48,6 +48,7 @@ class RunRecord:
     teacher: Source | None = field(default=None, kw_only=True)
     validation_sha256: str | None = field(default=None, kw_only=True)
     run_as: str = field(default="", kw_only=True)
+    reading: dict[str, str | int] | None = field(default=None, kw_only=True, metadata={"since": 2})
 
     def __post_init__(self) -> None:
         if training_of(self.run_id) != self.training_id:

@@ -5,6 +5,7 @@ Which model and which images: `bench.subjects.chosen`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def attack_model(choice: Choice, attacks: tuple[str, ...], how: How, say: Callab
     parts = catalog.parts(attacks)
     chosen = _choose_attacks(catalog, parts, how.eps, how.norm and choose_norm(how.norm), say)
     catalog.check_assignments()
-    for weak in coarse_steps({name: attack for name, (attack, _) in chosen.items()}, loaded.test.x[0].numel()):
+    for weak in coarse_steps({name: attack for name, (attack, _) in chosen.items()}, math.prod(loaded.image_shape)):
         say(weak)
     if len(parts) > 1 and choice.source is not None:
         raise UserError("--source goes with one attack; craft them one by one")
@@ -197,6 +198,7 @@ class _Job:
             provenance=provenance(describe(self.device), torch.get_num_threads()),
             images=verdicts.table,
             signs=list(verdicts.signs),
+            reading=self.dataset.reading,
             **more,
         )
         return [f"data: {self.dataset.source}", f"record: {write_eval(self.folder, record)}"]

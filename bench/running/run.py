@@ -7,6 +7,7 @@ others are finished.
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from collections.abc import Callable, Hashable, Iterable
@@ -36,6 +37,7 @@ from bench.running.train import Training
 from bench.subjects import data, models, registry
 from bench.subjects.catalog import Catalog, coarse_steps
 from bench.subjects.device import choose_device, describe
+from bench.subjects.own_data import Reading
 from bench.subjects.quick import AS_IT_IS, Arrangement
 from trainers.contract import is_ensemble
 from trainers.health import TrainingError
@@ -62,6 +64,7 @@ class Options:
     fast: bool = False
     last: bool = False
     keep_adversarial: bool = False
+    reading: Reading | None = None
 
 
 @dataclass
@@ -113,7 +116,8 @@ class TableRun:
         self._crafted: dict[tuple[str, str], tuple[Source, Crafted]] = {}
         self._check_spec(spec)
         self.words = [f"recipes of profile {setting.profile!r}. {setting.note}".rstrip()]
-        self.dataset = data.load(options.dataset or setting.dataset, options.data_dir)
+        self.dataset = data.load(options.dataset or setting.dataset, options.data_dir, options.reading)
+        self.dataset.check_trainable()
         images = self.dataset.validation if spec.split == "validation" else self.dataset.test
         self.images = images.head(options.images or setting.images or len(images))
         measured = planning.Data(
@@ -143,7 +147,7 @@ class TableRun:
             variant=variant + ("-fast" if options.fast else "") + ("-last" if options.last else ""),
         )
         attacks = {setting.attack(name): attack for name, (attack, _) in self.attacks.items()}
-        self.words += coarse_steps(attacks, self.dataset.test.x[0].numel())
+        self.words += coarse_steps(attacks, math.prod(self.dataset.image_shape))
         self.words.append(foresight(self.plan.images, len(self.plan.seeds)))
 
     def describe(self, jobs: int = 1) -> list[str]:
@@ -331,6 +335,7 @@ class TableRun:
             source=source,
             adversarial_sha256=kept,
             signs=list(verdicts.signs),
+            reading=self.dataset.reading,
         )
 
     def _check_spec(self, spec: TableSpec) -> None:
@@ -397,7 +402,8 @@ def train_recipe(name: str, options: Options) -> list[str]:
     if options.dataset is None and not name.endswith("-digits"):
         known = ", ".join(data.DATASETS)
         raise UserError(f"say what {name!r} is to be trained on, as in --dataset cifar10; known: {known}")
-    dataset = data.load(options.dataset or "digits", options.data_dir)
+    dataset = data.load(options.dataset or "digits", options.data_dir, options.reading)
+    dataset.check_trainable()
     fitting = [arch for profile, arch in ARCHS.items() if name.endswith(f"-{profile}")]
     arch = options.arch or ("cnn-small" if dataset.name == "digits" else [*fitting, "resnet18"][0])
     device, run_ids = choose_device(options.device), []

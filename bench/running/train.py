@@ -31,7 +31,7 @@ from trainers.health import EpochReport, TrainingError
 from trainers.loop import Fit, Snapshot, fit
 from trainers.network import masked_words, masks
 from trainers.passes import EAGER, passes_for
-from trainers.validation import Split, images_of
+from trainers.validation import Split
 
 JUDGED_FIRST = 16  # validation images that a network is tried on before it is trained
 
@@ -125,7 +125,7 @@ class Training:
         schedule, folder = self.recipe.schedule, results.training(self.training_id)
         teachers, source = self._load_teacher(results)
         steps = -(-len(self.dataset.train) // schedule.batch_size)
-        train = _split(_in_bytes(self.dataset.train), self.device)
+        train = _split(self.dataset.train, self.device, in_bytes=True)
         validation = _split(self.dataset.validation, self.device)
         networks = self.networks()
         for n, network in enumerate(networks, 1):
@@ -250,6 +250,7 @@ class Training:
             cost=cost,
             provenance=provenance(describe(self.device), torch.get_num_threads()),
             teacher=teacher,
+            reading=self.dataset.reading,
         )
 
 
@@ -264,14 +265,10 @@ def _check_judgeable(network: nn.Module, who: str, x: Tensor, classes: int) -> N
         raise ModelError(f"{who}: {error}") from error
 
 
-def _split(images: Images, device: torch.device) -> Split:
-    return Split(images.x.to(device), images.y.to(device), images.ids.to(device))
-
-
-def _in_bytes(images: Images) -> Images:
-    """The same images as bytes, a quarter of the memory, where they are multiples of 1/255."""
-    levels = (images.x * 255).round().to(torch.uint8)
-    return replace(images, x=levels) if torch.equal(images_of(levels), images.x) else images
+def _split(images: Images, device: torch.device, in_bytes: bool = False) -> Split:
+    """in_bytes: where they are multiples of 1/255, see `Images.compact`."""
+    x = images.compact if in_bytes else images.x
+    return Split(x.to(device), images.y.to(device), images.ids.to(device))
 
 
 def _figures(report: EpochReport, epochs: int) -> str:

@@ -26,6 +26,7 @@ from bench.subjects.blank import Blank
 from bench.subjects.code import code_sha256
 from bench.subjects.data import Dataset, Images
 from bench.subjects.fingerprint import fingerprint
+from bench.subjects.own_data import Reading
 
 Statistics = tuple[float, ...]
 NORMS = {
@@ -58,7 +59,7 @@ class Choice:
 
     source: the model that an attack is crafted on, given like `model`; None is `model` itself. arch, mean, std: of
     models of one's own. weights_key: which network of a weights file that holds several. images: the first so many
-    test images; indices: a file with their numbers.
+    test images; indices: a file with their numbers. reading: how a data set of one's own is read.
     """
 
     model: str
@@ -73,6 +74,7 @@ class Choice:
     std: Statistics | None = None
     source: str | None = None
     weights_key: str | None = None
+    reading: Reading | None = None
 
     @property
     def words(self) -> str:
@@ -84,7 +86,11 @@ class Choice:
         dataset = self.dataset
         if dataset is None and self.model in list_runs(self.results):
             dataset = read_run(self.results, self.model).dataset
-        return data.load(dataset or "digits", self.data_dir)
+            if dataset not in data.DATASETS:
+                raise UserError(
+                    f"{self.model} was trained on {dataset}, which is your own; give its path with --dataset"
+                )
+        return data.load(dataset or "digits", self.data_dir, self.reading)
 
     def subjects(self, dataset: Dataset, device: torch.device) -> list[Subject]:
         """The model, then the source where there is one: registered runs, or models of one's own, for which arch, mean
@@ -134,7 +140,7 @@ def _try(model: str, network: nn.Module, source: Dataset, device: torch.device) 
     if any(module.training for module in network.modules()):
         return  # refused later, in words of its own, and a pass would change its statistics
     try:
-        Target(network).true_logits(source.test.x[:1].to(device))
+        Target(network).true_logits(source.test.head(1).x.to(device))
     except ModelError as error:
         raise UserError(f"{model}: {error}") from error
 

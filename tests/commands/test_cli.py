@@ -193,7 +193,7 @@ def test_attack_on_a_users_own_model(tmp_path, capsys, monkeypatch):
 def test_a_checkpoint_that_test_images_chose_is_no_number(tmp_path, capsys, monkeypatch):
     """The bug itself: the training is handed the test images as validation images."""
 
-    def leaked(images, device):
+    def leaked(images, device, in_bytes=False):
         images = digits.test if images.sha256 == digits.validation.sha256 else images
         return Split(images.x, images.y, images.ids)
 
@@ -361,8 +361,10 @@ def test_a_setting_of_what_is_not_used_is_refused(results, capsys):
 
 def test_a_run_and_a_data_set_that_do_not_fit_are_refused(results, capsys, monkeypatch):
     run_id, whole = list_runs(Results(results))[0], data.load("digits")
-    wide = {part: replace(getattr(whole, part), x=whole.test.x.expand(-1, 3, -1, -1)) for part in ("train", "test")}
-    monkeypatch.setattr(data, "load", lambda name, folder=None: replace(whole, name=name, **wide))
+    wide = {
+        part: replace(getattr(whole, part), pixels=whole.test.x.expand(-1, 3, -1, -1)) for part in ("train", "test")
+    }
+    monkeypatch.setattr(data, "load", lambda name, *how: replace(whole, name=name, **wide))
     for command in (["attack", run_id, "clean"], ["diagnose", run_id]):
         code, _, err = bench(capsys, *command, "--dataset", "mnist", "--results", results)
         assert code == 2 and "takes images (1, 8, 8) of 10 classes; mnist has (3, 8, 8) of 10" in err

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -198,8 +198,8 @@ def digits(change: Callable[[Images], Images]) -> Callable[[pytest.MonkeyPatch],
     """scikit-learn's digits whose test images are changed."""
     whole = data.load
 
-    def load(name: str = "digits", data_dir: str | Path | None = None) -> Dataset:
-        made = whole(name, data_dir)
+    def load(name: str = "digits", *how: Any) -> Dataset:
+        made = whole(name, *how)
         return Dataset(*[getattr(made, part) for part in ("name", "classes", "train", "validation")],
                        change(made.test), made.flip, made.source)  # fmt: skip
 

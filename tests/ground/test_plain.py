@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from hand_made import eval_record, frame, run_record
-from shards import write_shards
+from shards import parquet, write_shards
 
 from bench.ground.config import UserError, read_toml
 from bench.ground.files import read_json
@@ -72,7 +72,7 @@ def shard(path: Path) -> object:
     place = path.parent / "train-00000-of-00001.parquet"
     place.unlink()
     path.rename(place)
-    return data._parquet(path.parent, "train", data.DATASETS["mnist"])
+    return parquet(path.parent, "train", data.DATASETS["mnist"])
 
 
 def torchvision(path: Path) -> object:

@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from shards import parquet
 
 from bench.ground.config import UserError
-from bench.subjects import data
+from bench.subjects import data, pictures
 
 GREY, COLOUR = data.DATASETS["mnist"], data.DATASETS["cifar10"]
 RANDOM = np.random.default_rng(0)
@@ -131,7 +132,7 @@ REFUSED: dict[str, tuple[Callable[[], tuple[bytes, data.Kind]], str]] = {
 @pytest.mark.parametrize("name", RIGHT)
 def test_an_image_is_read_as_it_is_meant(name):
     content, kind, expected = RIGHT[name]()
-    assert np.array_equal(data._decode({"bytes": content, "path": None}, kind, "row 0"), expected)
+    assert np.array_equal(pictures.decode({"bytes": content, "path": None}, kind.shape, "row 0"), expected)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -139,7 +140,7 @@ def test_what_would_be_another_picture_is_refused(name):
     make, words = REFUSED[name]
     content, kind = make()
     with pytest.raises(UserError, match=rf"^shard, row 7: .*{words}"):
-        data._decode({"bytes": content, "path": None}, kind, "shard, row 7")
+        pictures.decode({"bytes": content, "path": None}, kind.shape, "shard, row 7")
 
 
 CELLS = {
@@ -160,13 +161,13 @@ def test_a_column_of_what_is_no_coded_image_is_refused(cells, tmp_path):
     """Lists of numbers have no range that could be known: 0..1, 0..255, -1..1."""
     pq.write_table(pa.table({"image": CELLS[cells], "label": [1, 2, 3]}), tmp_path / "train-00000-of-00001.parquet")
     with pytest.raises(UserError, match="row 0: wanted an image as the bytes of a file"):
-        data._parquet(tmp_path, "train", GREY)
+        parquet(tmp_path, "train", GREY)
 
 
 def test_bytes_without_a_struct_are_a_coded_image(tmp_path):
     table = pa.table({"image": pa.array([coded(Image.fromarray(L))] * 2), "label": [1, 2]})
     pq.write_table(table, tmp_path / "train-00000-of-00001.parquet")
-    pixels, labels = data._parquet(tmp_path, "train", GREY)
+    pixels, labels = parquet(tmp_path, "train", GREY)
     assert np.array_equal(pixels[1, ..., 0], L) and labels.tolist() == [1, 2]
 
 
@@ -183,7 +184,7 @@ def test_labels_that_are_no_classes_are_refused(labels, tmp_path):
     images = pa.array([{"bytes": coded(Image.fromarray(L)), "path": None}] * 2)
     pq.write_table(pa.table({"image": images, "label": LABELS[labels]}), tmp_path / "train-00000-of-00001.parquet")
     with pytest.raises(UserError, match=r"label"):
-        data._parquet(tmp_path, "train", GREY)
+        parquet(tmp_path, "train", GREY)
 
 
 def test_two_columns_of_one_name_are_refused(tmp_path):
@@ -191,11 +192,11 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
     table = pa.Table.from_arrays([images, images, pa.array([1, 2])], names=["image", "image", "label"])
     pq.write_table(table, tmp_path / "train-00000-of-00001.parquet")
     with pytest.raises(UserError, match=r"Multiple matches|has columns image, image, label"):
-        data._parquet(tmp_path, "train", GREY)
+        parquet(tmp_path, "train", GREY)
 
 
 def test_an_empty_shard_is_refused_in_words(tmp_path):
     frame = pd.DataFrame({"image": pd.Series([], dtype=object), "label": pd.Series([], dtype="int64")})
     frame.to_parquet(tmp_path / "train-00000-of-00001.parquet")
     with pytest.raises(UserError, match="holds no image"):
-        data._parquet(tmp_path, "train", GREY)
+        parquet(tmp_path, "train", GREY)
