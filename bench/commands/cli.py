@@ -270,6 +270,7 @@ def diagnose(model: str, **given: Any) -> int:
 )
 @click.option("--all", "whole", is_flag=True, help="Every image of each record.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draw.")
+@click.option("--dataset", metavar="PATH", help="Where a data set of your own lies; read as the records say.")
 @options(ARCH, DEVICE, DATA_DIR, RESULTS, RECIPES)
 def verify(name: str, images: int, whole: bool, results: Path, **given: Any) -> int:
     """Make adversarial images again from their records, judge them in float64; exit code 1 on a mismatch."""

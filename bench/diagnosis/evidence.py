@@ -308,6 +308,8 @@ class Witness:
 
 def substitute(model: nn.Module, dataset: Dataset, epochs: int, seed: int, device: torch.device) -> nn.Module:
     """A CNN-A that has learned what the model answers on training images. Raises TrainingError."""
+    if not len(dataset.train) or not len(dataset.validation):
+        raise TrainingError("there are no training images; --source names another model to craft on")
     target = Target(model)
 
     def answers(images: Images) -> Split:

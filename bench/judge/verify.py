@@ -39,6 +39,7 @@ from bench.subjects import data, registry
 from bench.subjects.catalog import Catalog
 from bench.subjects.data import Dataset, Images
 from bench.subjects.device import choose_device
+from bench.subjects.own_data import Reading
 from bench.subjects.quick import Arrangement
 
 ROUNDING = 1e-4  # of the largest logit, or of 1 where all are smaller
@@ -90,16 +91,18 @@ def verify(
     seed: int = 0,
     device: str = "auto",
     data_dir: Path | None = None,
+    dataset: str | None = None,
     recipes: Path | None = None,
     arch: str | None = None,
 ) -> Verified:
-    """Replay one record on so many images drawn with `seed`, None is all. recipes: as when it was made. arch: the
-    user's own module:factory, where its networks are of that.
+    """Replay one record on so many images drawn with `seed`, None is all. recipes: as when it was made. dataset: the
+    path of the data set where that is the user's own. arch: the user's own module:factory, where its networks are of
+    that.
 
     Raises UserError for what cannot be replayed.
     """
     record = read_eval(results, run_id, eval_id)
-    replay = _Replay(results, record, choose_device(device), data_dir, Catalog(recipes), arch)
+    replay = _Replay(results, record, choose_device(device), data_dir, dataset, Catalog(recipes), arch)
     total = len(record.images)
     count = total if images is None else min(images, total)
     places = np.sort(np.random.default_rng(seed).choice(total, count, replace=False))
@@ -110,9 +113,16 @@ def verify(
 
 
 @cache
-def _dataset(name: str, data_dir: Path | None) -> Dataset:
-    """Read once for all records of a command."""
-    return data.load(name, data_dir)
+def _dataset(name: str, where: Path | None, path: str | None, reading: Reading) -> Dataset:
+    """Read once for all records of a command. Raises UserError where a path holds other images than the record's."""
+    if name in data.DATASETS:
+        return data.load(name, where)
+    if path is None:
+        raise UserError(f"{name} is a data set of your own; give its path with --dataset")
+    found = data.load(path, where, reading)
+    if found.name != name:
+        raise UserError(f"{path} is {found.name}, and the record is of {name}: its files are others")
+    return found
 
 
 @dataclass(frozen=True)
@@ -123,6 +133,7 @@ class _Replay:
     record: EvalRecord
     device: torch.device
     data_dir: Path | None
+    own: str | None
     catalog: Catalog
     arch: str | None
 
@@ -166,7 +177,7 @@ class _Replay:
 
     def _check_network(self) -> None:
         """Raises UserError where a network of the record takes other images than the record's."""
-        loaded = _dataset(self.record.dataset, self.data_dir)
+        loaded = self.dataset
         for run_id in [self.record.run_id, *([self.record.source.run_id] if self.record.source else [])]:
             run = read_run(self.results, run_id)
             if (tuple(run.image_shape), run.classes) != (loaded.image_shape, loaded.classes):
@@ -175,10 +186,16 @@ class _Replay:
                     f"{loaded.image_shape} of {loaded.classes}"
                 )
 
+    @property
+    def dataset(self) -> Dataset:
+        """The record's, read as it was then."""
+        reading = build(Reading, self.record.reading or {}, f"record {self.record.eval_id}, reading")
+        return _dataset(self.record.dataset, self.data_dir, self.own, reading)
+
     @cached_property
     def images(self) -> Images:
         """The record's images, found by their numbers and checked by their hash."""
-        loaded = _dataset(self.record.dataset, self.data_dir)
+        loaded = self.dataset
         for split in (loaded.test, loaded.validation):
             where = {number: place for place, number in enumerate(split.ids.tolist())}
             wanted = self.record.images["image"].tolist()

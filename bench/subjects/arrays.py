@@ -31,6 +31,7 @@ SAFETENSORS = {"U8": "u1", "I8": "i1", "I16": "<i2", "U16": "<u2", "I32": "<i4",
                "U64": "<u8", "F16": "<f2", "F32": "<f4", "F64": "<f8", "BOOL": "?"}  # fmt: skip
 BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError,
           SyntaxError, tokenize.TokenError, struct.error, RuntimeError)  # fmt: skip
+BYTE_LIKE = 16  # above it floats are bytes, and not normalised images
 ONLY = "--columns image=NAME,label=NAME says which are meant"
 
 
@@ -220,6 +221,8 @@ def images(array: Array, where: str) -> Changed:
     another shape, and for one that may be read in two ways.
     """
     shape = array.shape
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"{where}: images are {array.dtype}; save them as uint8, 0 to 255, or as floats in [0, 1]")
     if len(shape) == 3:
         return Changed(array, (shape[0], 1, shape[1], shape[2]), array.dtype, lambda x: x[:, None])
     first, last = (len(shape) == 4 and shape[at] in (1, 3) for at in (1, 3))
@@ -238,32 +241,31 @@ def images(array: Array, where: str) -> Changed:
 
 
 def reach(pixels: Pixels, told: Callable[[int], None]) -> list[float]:
-    """[smallest, largest, 1.0 if all are whole numbers] of all pixels; NaN where one is no number."""
-    low, high, is_whole = np.inf, -np.inf, True
+    """[smallest, largest] of all pixels; NaN where one is no number."""
+    low, high = np.inf, -np.inf
     for rows in blocks(pixels.shape[0], row_bytes(pixels)):
         block = pixels.read(rows)
         low, high = float(np.minimum(low, block.min())), float(np.maximum(high, block.max()))
-        is_whole = is_whole and (block.dtype.kind in "iu" or bool((block == np.floor(block)).all()))
         told(int(rows[-1]) + 1)
-    return [low, high, float(is_whole)]
+    return [low, high]
 
 
 def as_images(pixels: Changed, found: list[float], where: str) -> Changed:
     """Pixels of any type -> uint8, or float32 in [0, 1]. found: what `reach` says of them. Raises UserError where their
     range is another, or says that they are too.
     """
-    low, high, is_whole = found
+    low, high = found
     told = f"{where}: images are {pixels.dtype} from {low:g} to {high:g}"
     if pixels.dtype.kind == "f":
         if not np.isfinite([low, high]).all():
             raise UserError(f"{where}: images hold NaN or infinity; they must be in [0, 1]")
-        if is_whole and 0 <= low and 1 < high <= 255:
-            raise UserError(f"{told}, whole numbers; save bytes as uint8, or divide them by 255")
+        if 0 <= low and BYTE_LIKE < high <= 255:
+            raise UserError(f"{told}, and [0, 1] is wanted; save bytes as uint8, or divide them by 255")
         if -1 <= low < 0 and high <= 1:
             raise UserError(f"{told}, and [0, 1] is wanted; if they are normalised to [-1, 1], save x / 2 + 0.5")
         if low < 0 or high > 1:
             raise UserError(f"{told}, and [0, 1] is wanted; keep normalisation inside the model")
-        if high <= 1 / 255:
+        if high <= 1.01 / 255:
             raise UserError(f"{told}, all but black; were they divided by 255 twice?")
         return Changed(pixels, pixels.shape, np.dtype(np.float32), lambda x: x.astype(np.float32))
     if pixels.dtype.kind not in "iu" or pixels.dtype.itemsize == 2:

@@ -14,7 +14,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,11 +26,12 @@ from bench.ground.files import write_atomic
 from bench.ground.locks import locked
 from bench.ground.plain import TEXT, read_plain
 from bench.ground.progress import Told
-from bench.subjects.pixels import BLOCK, Pixels, Shape, Stored, blocks, open_plain, row_bytes
+from bench.subjects.pixels import BLOCK, Files, Pixels, Shape, Stored, blocks, open_plain, row_bytes
 
 VERSION = 1  # raise it when pictures are decoded otherwise
 FEW, SHARE = 256, 8  # so few images, and not more than this part, are not worth decoding all for
 CHECKSUM = 8  # bytes at the end of an entry
+_TOLD: set[Path] = set()  # folders that cannot be written, and that was said
 
 
 def folder() -> Path:
@@ -50,9 +51,9 @@ def key(*parts: Any) -> str:
 class Kept:
     """Pixels that take time to make, kept in the cache once more than a few of them are read."""
 
-    def __init__(self, source: Pixels, name: Callable[[], str], what: str) -> None:
-        """name: says that of the entry, see `key`, once it is wanted. what: the images in words."""
-        self.source, self.what, self._name = source, what, name
+    def __init__(self, source: Pixels, files: Files, how: tuple[Any, ...], what: str) -> None:
+        """files, how: what the entry is named by, see `key`; their bytes, and how they are read. what: in words."""
+        self.source, self.files, self.how, self.what = source, files, how, what
         self._whole: Stored | np.ndarray | None = None
 
     @property
@@ -64,13 +65,14 @@ class Kept:
         return self.source.dtype
 
     @cached_property
-    def name(self) -> str:
-        return self._name()
+    def path(self) -> Path:
+        """Of the entry, which may not be there."""
+        return _path(key(self.files.sha256, *self.how))
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """As `Pixels.read`."""
         if self._whole is None:
-            self._whole = _recall(_path(self.name), self._layout, self.dtype)
+            self._whole = _recall(self.path, self._layout, self.dtype)
         if self._whole is None and len(rows) <= min(FEW, self.shape[0] // SHARE):
             return self.source.read(rows)
         if self._whole is None:
@@ -85,14 +87,19 @@ class Kept:
 
     def _make(self) -> Stored | np.ndarray:
         """In the cache or, where that cannot be written, in memory."""
-        path = _path(self.name)
+        path = self.path
         try:
             with locked(path.with_suffix(".lock")):
                 made = _recall(path, self._layout, self.dtype)  # another process may have been at it
-                return made or _keep(path, self._layout, self.dtype, self._blocks())
+                return made or _keep(path, self._layout, self.dtype, self._unchanged())
         except CannotWrite as error:
             _without(str(error))
             return np.concatenate(list(self._blocks()))
+
+    def _unchanged(self) -> Iterator[np.ndarray]:
+        """`_blocks`. Raises UserError where the files became others meanwhile, which the name would not say."""
+        yield from self._blocks()
+        self.files.check_unchanged()
 
     def _blocks(self) -> Iterator[np.ndarray]:
         """All images in turns, [n, H, W, C]."""
@@ -179,9 +186,8 @@ def _checksum(file: IO[bytes]) -> str:
     return _hex(checksum)
 
 
-@cache
 def _without(reason: str) -> None:
-    """Once a process."""
-    terminal.warn(
-        f"no cache of decoded images ({reason}); they are decoded anew each time, or name a folder with BENCH_CACHE"
-    )
+    """Once a process and folder."""
+    if folder() not in _TOLD:
+        _TOLD.add(folder())
+        terminal.warn(f"no cache of decoded images ({reason}); name a folder for it with BENCH_CACHE")

@@ -16,6 +16,7 @@ import numpy as np
 
 from bench.ground.config import UserError
 from bench.ground.plain import check_plain
+from bench.subjects.arrays import LABEL as NAMES
 from bench.subjects.arrays import PARTS
 from bench.subjects.pictures import Cell
 
@@ -204,9 +205,10 @@ def choose(schema: Any, where: str, image: str | None, label: str | None) -> tup
     asked = [name for name in (image, label) if name is not None]
     missing = [name for name in asked if names.count(name) != 1]
     binary = [f.name for f in schema if pa.types.is_struct(f.type) or pa.types.is_binary(f.type)]
-    others = [f.name for f in schema if pa.types.is_integer(f.type) or pa.types.is_string(f.type)]
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary)
+    others = [f.name for f in schema if pa.types.is_integer(f.type) or any(is_text(f.type) for is_text in texts)]
     image = image or _one(names, IMAGE) or _one(binary, binary)
-    label = label or _one(names, LABEL) or _one(others, others)
+    label = label or _one(names, LABEL) or _one(names, NAMES) or _one(others, others)
     if image is None or label is None or missing:
         raise UserError(
             f"{where} has columns {', '.join(names)}; wanted one img or image, and one fine_label or label, or say "

@@ -159,7 +159,10 @@ def load(name: str = "digits", data_dir: str | Path | None = None, reading: Read
     reading = reading or Reading()
     if name not in DATASETS and _is_path(name):
         return _own(own_data.read(Path(name), reading), reading)
-    kind = DATASETS[choose(name, DATASETS, "dataset")]
+    try:
+        kind = DATASETS[choose(name, DATASETS, "dataset")]
+    except UserError as error:
+        raise UserError(f"{error}; nor is there a file or folder of that name") from error
     if reading.told:
         raise UserError(f"--{', --'.join(reading.options)}: for a data set of your own, not for {name}; leave it out")
     if name == "digits":

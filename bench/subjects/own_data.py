@@ -24,7 +24,7 @@ from bench.subjects import arrays, cache, columns
 from bench.subjects.arrays import PARTS
 from bench.subjects.labels import Labelled, read_labels
 from bench.subjects.pictures import Album, Cell, Coded, Fit, survey
-from bench.subjects.pixels import Pixels, digest
+from bench.subjects.pixels import Files, Pixels
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 ARRAYS = (".npz", ".npy", ".safetensors")
@@ -72,24 +72,23 @@ class Own(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """A source, looked through but not read: its files, labels by part, and what makes pixels of it, given the hash of
-    its files. names: of the classes, where they are known.
+    """A source, looked through but not read: its files, labels by part, and what makes pixels of the files. names: of
+    the classes, where they are known.
     """
 
-    files: list[Path]
+    files: Files
     what: str
     labels: Callable[[], dict[str, np.ndarray]]
-    pixels: Callable[[str], dict[str, Pixels]]
+    pixels: Callable[[Files], dict[str, Pixels]]
     names: tuple[str, ...] = ()
 
 
 def read(path: Path, reading: Reading) -> Own:
     """The data set that lies there. Raises UserError, which says what was found and what is wanted."""
     found = _look(path, reading)
-    sha256 = digest(found.files, path)
-    name = f"{slug(path.resolve().stem)[:NAME_SHOWN].strip('-_')}-{cache.key(sha256, reading.told)[:8]}"
+    name = f"{slug(path.resolve().stem)[:NAME_SHOWN].strip('-_')}-{cache.key(found.files.sha256, reading.told)[:8]}"
     labels = read_labels(found.labels(), str(path), reading.classes, found.names)
-    pixels = found.pixels(sha256)
+    pixels = found.pixels(found.files)
     for part, one in pixels.items():
         if one.shape[0] != len(labels.y[part]):
             raise UserError(f"{path}: {part or 'it'} holds {one.shape[0]} images and {len(labels.y[part])} labels")
@@ -152,7 +151,9 @@ def _pictures(folder: Path, reading: Reading) -> _Found:
 
     albums = {part: Album(len(within), partial(cells, within)) for part, within in paths.items()}
     every = [path for within in paths.values() for path in within]
-    return _Found(every, "pictures in", labels, partial(_coded, albums, reading, str(folder)), tuple(names))
+    return _Found(
+        Files(every, folder), "pictures in", labels, partial(_coded, albums, reading, str(folder)), tuple(names)
+    )
 
 
 def _folders(folder: Path) -> list[str]:
@@ -179,17 +180,18 @@ def _content(path: Path) -> bytes:
         raise UserError(f"{path}: {error.strerror or error}") from error
 
 
-def _coded(albums: Mapping[str, Album], reading: Reading, where: str, sha256: str) -> dict[str, Pixels]:
+def _coded(albums: Mapping[str, Album], reading: Reading, where: str, files: Files) -> dict[str, Pixels]:
     """Pictures that are decoded when asked for, and kept."""
     total = sum(album.size for album in albums.values())
 
     def look() -> list[int]:
         return list(survey(albums.values(), reading.fit, Told(f"looking at the pictures of {where}", total).at))
 
-    name = cache.key(sha256, reading.told)
-    c, h, w = cache.remembered(name, look)
+    c, h, w = cache.remembered(cache.key(files.sha256, reading.told), look)
     return {
-        part: _kept(Coded((album.size, c, h, w), album.cells, reading.fit), cache.key(name, part), where)
+        part: cache.Kept(
+            Coded((album.size, c, h, w), album.cells, reading.fit), files, (part, reading.told), f"pictures of {where}"
+        )
         for part, album in albums.items()
     }
 
@@ -213,7 +215,7 @@ def _columns(
     every = [one for paths in files.values() for one in paths]
     assert schema is not None
     return _Found(
-        every,
+        Files(every, path),
         what,
         lambda: {part: one.labels(label) for part, one in tables.items()},
         partial(_coded, albums, reading, str(path)),
@@ -230,22 +232,27 @@ def _arrays(path: Path, reading: Reading) -> _Found:
     content = {name: one for file in files for name, one in arrays.read_file(file).items()}
     found = arrays.pairs(content, str(path), image, label)
 
-    def pixels(sha256: str) -> dict[str, Pixels]:
-        return {part: _array(pair, path, part, sha256, reading) for part, pair in found.items()}
+    def pixels(files: Files) -> dict[str, Pixels]:
+        return {part: _array(pair, path, part, files, reading) for part, pair in found.items()}
 
-    return _Found(files, "arrays in", lambda: {part: arrays.whole(pair.labels) for part, pair in found.items()}, pixels)
+    return _Found(
+        Files(files, path),
+        "arrays in",
+        lambda: {part: arrays.whole(pair.labels) for part, pair in found.items()},
+        pixels,
+    )
 
 
-def _array(pair: arrays.Pair, path: Path, part: str, sha256: str, reading: Reading) -> Pixels:
+def _array(pair: arrays.Pair, path: Path, part: str, files: Files, reading: Reading) -> Pixels:
     """The images of one part; those that take time to read are kept."""
     where = f"{path}, {part}" if part else str(path)
     raw = arrays.images(pair.images, where)
     told = Told(f"reading images of {where}", raw.shape[0])
-    name = cache.key(sha256, part, reading.told)
-    low, high, is_whole = cache.remembered(name, lambda: arrays.reach(raw, told.at))
-    made = arrays.fitted(arrays.as_images(raw, [low, high, is_whole], where), reading.fit, where)
+    how = (part, reading.told)
+    found = cache.remembered(cache.key(files.sha256, *how), lambda: arrays.reach(raw, told.at))
+    made = arrays.fitted(arrays.as_images(raw, found, where), reading.fit, where)
     slow = isinstance(pair.images, arrays.Packed) or reading.fit != Fit()
-    return _kept(made, name, where) if slow else made
+    return cache.Kept(made, files, how, f"images of {where}") if slow else made
 
 
 def _labels_of(path: Path, label: str | None) -> Path:
@@ -261,7 +268,3 @@ def _labels_of(path: Path, label: str | None) -> Path:
             "them as labels.npy or y.npy there, or name the file with --columns label=NAME"
         )
     return fits[0]
-
-
-def _kept(pixels: Pixels, name: str, where: str) -> Pixels:
-    return cache.Kept(pixels, lambda: name, f"images of {where}")

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, Protocol
@@ -98,21 +99,37 @@ def open_plain(path: Path) -> BufferedReader:
     """A plain file, open to be mapped. Raises UserError."""
     try:
         check_plain(path, most=1 << 44)
-        return open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+        return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
 
 
-def digest(files: list[Path], root: Path) -> str:
-    """SHA-256 of the files' names below the root and of their bytes."""
-    told, whole = Told(f"reading the files of {root}", len(files)), hashlib.sha256()
-    for at, path in enumerate(files):
-        try:
-            with open_plain(path) as file:
-                one = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror or error}") from error
-        inside = path.relative_to(root).as_posix() if root in path.parents else path.name
-        whole.update(f"{inside}\0{one}\n".encode("utf-8", "surrogateescape"))
-        told.at(at + 1)
-    return whole.hexdigest()
+@dataclass(frozen=True)
+class Files:
+    """The files that a data set, or a part of it, is read from. root: they lie at it or below."""
+
+    paths: Sequence[Path]
+    root: Path
+
+    @cached_property
+    def sha256(self) -> str:
+        """Over their names below the root and their bytes. Raises UserError."""
+        return self._digest()
+
+    def check_unchanged(self) -> None:
+        """Raises UserError where they hold other bytes than when `sha256` was asked for."""
+        if self._digest() != self.sha256:
+            raise UserError(f"files of {self.root} changed while they were read; give the command again")
+
+    def _digest(self) -> str:
+        told, whole = Told(f"reading the files of {self.root}", len(self.paths)), hashlib.sha256()
+        for at, path in enumerate(self.paths):
+            try:
+                with open_plain(path) as file:
+                    one = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise UserError(f"{path}: {error.strerror or error}") from error
+            inside = path.relative_to(self.root).as_posix() if self.root in path.parents else path.name
+            whole.update(f"{inside}\0{one}\n".encode("utf-8", "surrogateescape"))
+            told.at(at + 1)
+        return whole.hexdigest()

@@ -18,7 +18,7 @@ from bench.ground.config import UserError
 from bench.ground.plain import check_plain
 from bench.subjects import cache, columns
 from bench.subjects.pictures import Coded
-from bench.subjects.pixels import Pixels, digest
+from bench.subjects.pixels import Files, Pixels
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def parquet(folder: Path, split: str, kind: Kind) -> Part:
         _check_labels(labels[-1], kind, block)
     coded = Coded((len(table), *kind.shape), partial(table.cells, image))
     what = f"{split} images of {folder}"
-    return cache.Kept(coded, lambda: cache.key(digest(paths, folder), image, kind.shape), what), np.concatenate(labels)
+    return cache.Kept(coded, Files(paths, folder), (image, *kind.shape), what), np.concatenate(labels)
 
 
 def _check_labels(labels: np.ndarray, kind: Kind, block: columns.Block) -> None:
