@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import own_sets
 import pandas as pd
 import pytest
 import torch
@@ -433,6 +434,37 @@ def test_parquet_data_sets(shard: Any, change: Callable[[bytes], bytes]) -> None
         pixels, labels = parquet(path.parent, "train", kind)
         images = data._images(torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2), labels)
         data.check_images(images.x, images.y, kind.classes)
+
+    outcome(work)
+
+
+OWN = ("PNG folder", "npz", "compressed npz", "npy file", "safetensors", "Parquet", "datasets")
+
+
+@pytest.fixture(scope="module")
+def own_files() -> dict[str, tuple[Path, bytes]]:
+    """Form -> a data set of one's own, and the bytes of the file of it that will be damaged."""
+    made = {}
+    for form in OWN:
+        at = own_sets.FORMS[form](scratch(f"own {form}/x", b"").parent)
+        path = at if at.is_file() else next(one for one in sorted(at.rglob("*")) if one.is_file())
+        made[form] = path, path.read_bytes()
+    return made
+
+
+@pytest.mark.parametrize(
+    "form", ["PNG folder", "npz", "compressed npz", "npy file", "safetensors", "Parquet", "datasets"]
+)
+@fuzz(change=damage())
+def test_data_sets_of_ones_own(own_files: Any, form: str, change: Callable[[bytes], bytes]) -> None:
+    """Either a sentence, or images and labels that a network can be judged on."""
+    path, whole = own_files[form]
+    path.write_bytes(change(whole))
+    inside = {"PNG folder": 2, "datasets": 1}
+
+    def work() -> None:
+        found = data.load(str(path.parents[inside[form] - 1] if form in inside else path))
+        data.check_images(found.test.x, found.test.y, found.classes)
 
     outcome(work)
 

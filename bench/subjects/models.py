@@ -143,7 +143,7 @@ def he_normal(model: nn.Module) -> nn.Module:
     https://arxiv.org/abs/1502.01852); linear layers keep torch's own.
     """
     for module in model.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # there, torch would load its compiler: 2 s
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

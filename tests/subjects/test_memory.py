@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 MEASURE = """
@@ -45,6 +46,35 @@ def test_ten_thousand_images_stay_below_two_gibibytes():
     mebibytes, robust = map(float, done.stdout.split())
     assert robust > 0.9, "the images must stand, or the work shrinks"
     assert 100 < mebibytes < 2048
+
+
+LAZY = """
+import resource, sys
+from bench.subjects import data
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+for name in sys.argv[1:]:
+    found = data.load(name).test
+    assert found.head(20).x.shape == (20, 3, 64, 64) and found.sha256
+    print(len(found), peak())
+"""
+
+
+def test_memory_does_not_grow_with_the_images_of_a_file(tmp_path):
+    """Twenty are picked and all are hashed; the larger file alone has 234 MiB, and as floats four times as many."""
+    for count in (5_000, 20_000):
+        images = np.lib.format.open_memmap(tmp_path / f"{count}.npy", "w+", np.uint8, (count, 64, 64, 3))
+        images[:] = np.arange(64 * 64 * 3).reshape(64, 64, 3) % 251
+        folder = tmp_path / f"it{count}"
+        folder.mkdir()
+        (tmp_path / f"{count}.npy").rename(folder / "x.npy")
+        np.save(folder / "y.npy", np.arange(count) % 10)
+    names = [str(tmp_path / f"it{count}") for count in (5_000, 20_000)]
+    done = subprocess.run([sys.executable, "-c", LAZY, *names], capture_output=True, text=True, check=True)
+    (few, before), (many, after) = (map(float, line.split()) for line in done.stdout.splitlines())
+    assert (few, many) == (5_000, 20_000) and after - before < 32, "MiB"
 
 
 FAULTS = """
