@@ -57,9 +57,7 @@ def app() -> None:
 
 @app.command()
 @click.argument("table")
-@options(
-    *DATA, ARCH, PROFILE, IMAGES, SEEDS, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, COMPILE, KEEP
-)
+@options(*DATA, ARCH, PROFILE, IMAGES, SEEDS, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, COMPILE, KEEP)
 @click.option("--fast", is_flag=True, help="Leave out the columns that take longest; the title says which.")
 @click.option("--last", is_flag=True, help="Judge the networks of the last epoch, not those of the best.")
 @click.option(

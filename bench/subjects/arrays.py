@@ -227,7 +227,9 @@ def images(array: Array, where: str) -> Changed:
         return Changed(array, (shape[0], 1, shape[1], shape[2]), array.dtype, lambda x: x[:, None])
     first, last = (len(shape) == 4 and shape[at] in (1, 3) for at in (1, 3))
     if first and last:
-        raise UserError(f"{where}: images of shape {list(shape)} have their channels first or last, and both would fit")
+        raise UserError(
+            f"{where}: images of shape {list(shape)} have their channels first or last, both would fit; save them as pictures"
+        )
     if first:
         n, c, h, w = shape
         return Changed(array, (n, c, h, w), array.dtype, lambda x: x)

@@ -22,7 +22,7 @@ import numpy as np
 
 from bench.ground import terminal
 from bench.ground.config import CannotWrite, UserError
-from bench.ground.files import write_atomic
+from bench.ground.files import cache_folder, write_atomic
 from bench.ground.locks import locked
 from bench.ground.plain import TEXT, read_plain
 from bench.ground.progress import Told
@@ -32,14 +32,6 @@ VERSION = 1  # raise it when pictures are decoded otherwise
 FEW, SHARE = 256, 8  # so few images, and not more than this part, are not worth decoding all for
 CHECKSUM = 8  # bytes at the end of an entry
 _TOLD: set[Path] = set()  # folders that cannot be written, and that was said
-
-
-def folder() -> Path:
-    """Where it lies."""
-    if own := os.environ.get("BENCH_CACHE"):
-        return Path(own)
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "bench"
 
 
 def key(*parts: Any) -> str:
@@ -128,7 +120,7 @@ def remembered(name: str, find: Callable[[], Any]) -> Any:
 
 
 def _path(name: str) -> Path:
-    return folder() / "images" / f"{name}.npy"
+    return cache_folder() / "images" / f"{name}.npy"
 
 
 def _hex(checksum: int) -> str:
@@ -188,6 +180,6 @@ def _checksum(file: IO[bytes]) -> str:
 
 def _without(reason: str) -> None:
     """Once a process and folder."""
-    if folder() not in _TOLD:
-        _TOLD.add(folder())
+    if cache_folder() not in _TOLD:
+        _TOLD.add(cache_folder())
         terminal.warn(f"no cache of decoded images ({reason}); name a folder for it with BENCH_CACHE")

@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import own_sets
 import pandas as pd
 import pytest
 import torch
 from hand_made import fill, plan_2x2
+from own_sets import X, Y
 from PIL import Image
 from shards import write_shards
 from torch import nn
@@ -298,7 +300,35 @@ class Evil:
 
 
 OWN = '[attacks.mine]\nattack = "pgd"\nthreat = { norm = "Linf", eps = %s }\nsteps = 10\nstep = 0.01\n'
+IT = Path("it.npz")
+DATA: list[tuple[str, str, Callable[[], object]]] = [
+    ("data of another kind", "it.csv", lambda: Path("it.csv").write_text("1,2")),
+    ("folder without classes", "it", lambda: Path("it").mkdir()),
+    ("pictures of two sizes", "it", lambda: own_sets.pictures(own_sets.pictures(Path("it"), X[:1, :9], Y[:1]), X[30:31],
+                                                               Y[30:31])),
+    ("pictures of one class", "it", lambda: own_sets.pictures(Path("it"), X, Y * 0)),
+    ("training images alone", "it", lambda: own_sets.pictures(Path("it/train"), X, Y)),
+    ("arrays of unknown names", "it.npz", lambda: own_sets.npz(IT, a=X, b=X, c=Y)),
+    ("array of images without labels", "it.npy", lambda: own_sets.saved(Path("."), it=X)),
+    ("images either way round", "it.npz", lambda: own_sets.npz(IT, x=X[:, :3], y=Y)),
+    ("images of four channels", "it.npz", lambda: own_sets.npz(IT, x=X[..., [0, 1, 2, 0]], y=Y)),
+    ("images from 0 to 255 as floats", "it.npz", lambda: own_sets.npz(IT, x=X * 1.0, y=Y)),
+    ("images in [-1, 1]", "it.npz", lambda: own_sets.npz(IT, x=X / 127.5 - 1, y=Y)),
+    ("images of 16 bits in an array", "it.npz", lambda: own_sets.npz(IT, x=X.astype(np.uint16) * 257, y=Y)),
+    ("images with NaN in an array", "it.npz", lambda: own_sets.npz(IT, x=np.where(X > 9, X / 255, np.nan), y=Y)),
+    ("fewer labels than images", "it.npz", lambda: own_sets.npz(IT, x=X, y=Y[:50])),
+    ("labels from 1", "it.npz", lambda: own_sets.npz(IT, x=X, y=Y + 1)),
+    ("several labels an image", "it.npz", lambda: own_sets.npz(IT, x=X, y=np.ones((60, 3)))),
+    ("labels that are no whole numbers", "it.npz", lambda: own_sets.npz(IT, x=X, y=Y / 2)),
+    ("label columns of unknown names", "it.parquet", lambda: own_sets.parquet(Path("it.parquet"), label="a", b=Y)),
+    ("more classes asked for than a data set has", "it.npz --classes 2", lambda: own_sets.npz(IT, x=X, y=Y)),
+    ("crop beyond the image", "it.npz --crop 11", lambda: own_sets.npz(IT, x=X, y=Y)),
+    ("size for a named data set", "digits --size 9", lambda: None),
+    ("columns that are no pairs", "it.npz --columns pixels", lambda: None),
+]  # fmt: skip
 CASES = [
+    Case("training on a single set of images", "train at-digits --dataset it.npz",
+         lambda monkeypatch: own_sets.npz(IT, x=X, y=Y)),
     Case("unknown table", "run tabel2"),
     Case("unknown recipe", "train at-digit"),
     Case("unknown attack", "attack own:Model pgd-21-digits"),
@@ -334,6 +364,10 @@ CASES = [
     Case("labels out of range", "attack own:Model fgsm-digits", labels),
     Case("image numbers that repeat", "attack own:Model fgsm-digits --indices numbers", text("numbers", "5\n7\n5\n")),
     Case("data folder that is not there", "run table2 --dataset cifar10 --data-dir nowhere"),
+    *[
+        Case(wrong, f"attack own:Model clean --dataset {path}", lambda monkeypatch, make=make: make())
+        for wrong, path, make in DATA
+    ],
     Case("shards that are incomplete", "run table2 --dataset cifar10 --data-dir data", shards),
     Case("images of 16 bits", "run table2 --dataset cifar10 --data-dir data", deep_shards),
     Case("model that outputs probabilities", "attack own:probabilities fgsm-digits"),

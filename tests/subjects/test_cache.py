@@ -13,7 +13,8 @@ import pytest
 from own_sets import X, Y
 
 from bench.ground.config import UserError
-from bench.subjects import cache, own_data
+from bench.ground.files import cache_folder
+from bench.subjects import own_data
 from bench.subjects.own_data import Reading
 from bench.subjects.pictures import Coded
 
@@ -177,10 +178,10 @@ def test_compressed_and_resized_arrays_are_kept_and_others_stay_where_they_lie(t
 
 def test_the_folder_follows_the_rules_of_xdg(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache.folder() == tmp_path / "cache"
+    assert cache_folder() == tmp_path / "cache"
     monkeypatch.setenv("BENCH_CACHE", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
-    assert cache.folder() == tmp_path / "x" / "bench"
+    assert cache_folder() == tmp_path / "x" / "bench"
     for no_choice in ("", "relative"):  # which the rules have ignored
         monkeypatch.setenv("XDG_CACHE_HOME", no_choice)
-        assert cache.folder() == tmp_path / ".cache" / "bench"
+        assert cache_folder() == tmp_path / ".cache" / "bench"

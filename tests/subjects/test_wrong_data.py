@@ -164,7 +164,7 @@ KINDS: dict[str, tuple[WRONG, str]] = {
     # what images
     "flat": (images(X.reshape(60, -1)), r"shape \[60, 360\] are not \[N, H, W, C\]"),
     "four channels": (images(np.concatenate([X, X[..., :1]], 3)), r"shape \[60, 12, 10, 4\].*alpha"),
-    "either layout": (images(X[:, :3]), r"\[60, 3, 10, 3\] have their channels first or last, and both would fit"),
+    "either layout": (images(X[:, :3]), r"\[60, 3, 10, 3\] have their channels first or last, both would fit"),
     "NaN": (images(nan()), "hold NaN or infinity"),
     "floats in 0..255": (images(X.astype(np.float32)), "save bytes as uint8, or divide them by 255"),
     "[-1, 1]": (images(FLOATS * 2 - 1), r"float32 from -1 to 1, and \[0, 1\] is wanted; if .* x / 2 \+ 0\.5"),
