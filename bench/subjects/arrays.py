@@ -228,7 +228,8 @@ def images(array: Array, where: str) -> Changed:
     first, last = (len(shape) == 4 and shape[at] in (1, 3) for at in (1, 3))
     if first and last:
         raise UserError(
-            f"{where}: images of shape {list(shape)} have their channels first or last, both would fit; save them as pictures"
+            f"{where}: images of shape {list(shape)} have their channels first or last, both would fit; save them "
+            "as pictures"
         )
     if first:
         n, c, h, w = shape

@@ -29,10 +29,7 @@ def read_labels(
 
     classes: how many there are; None is as many as the labels show. Raises UserError.
     """
-    plain = {
-        part: _one_each(np.asarray(values), f"{where}, {part} labels".replace("  ", " "))
-        for part, values in raw.items()
-    }
+    plain = {part: _one_each(np.asarray(values), f"{where}, labels") for part, values in raw.items()}
     texts = [values.dtype.kind in "US" for values in plain.values()]
     if any(texts) and not all(texts):
         raise UserError(f"{where}: labels are text in one part and numbers in another")

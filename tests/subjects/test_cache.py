@@ -146,13 +146,13 @@ def test_without_a_folder_to_write_in_it_works_and_is_told_once(folder, tmp_path
 
 
 READ = """
-import sys, zlib
+import sys, time, zlib
 from pathlib import Path
 import numpy as np
 from bench.subjects import own_data
 from bench.subjects.pictures import Coded
 turns, read = [], Coded.read
-Coded.read = lambda self, rows: turns.append(len(rows)) or read(self, rows)
+Coded.read = lambda self, rows: time.sleep(2) or turns.append(len(rows)) or read(self, rows)
 (found,) = own_data.read(Path(sys.argv[1]), own_data.Reading()).pixels.values()
 content = found.read(np.arange(60))
 assert "torch" not in sys.modules

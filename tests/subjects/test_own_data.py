@@ -85,7 +85,7 @@ def test_columns_say_which_are_meant(tmp_path):
     assert torch.equal(data.load(str(arrays), reading=Reading("b", "c")).test.x, PIXELS.flip(0))
 
 
-@pytest.mark.parametrize("size, crop", [(8, None), (9, 8), (None, 7), (15, 14)])
+@pytest.mark.parametrize("size, crop", [(8, None), (9, 8), (None, 7), (None, 9), (15, 14)])
 def test_size_and_crop_are_torchvisions(size, crop, tmp_path):
     from bench.subjects import torchvision_ops
 
