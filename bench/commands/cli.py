@@ -27,16 +27,20 @@ from bench.commands.options import (
     IMAGES,
     INDICES,
     KEEP,
+    LABELS,
     MEAN,
     NORM,
+    NORMALIZATION,
     PRECISION,
     PROFILE,
+    RANGE,
     RECIPES,
     RESULTS,
     SEED,
     SEEDS,
     SET,
     STD,
+    WEIGHTS,
     WEIGHTS_KEY,
     options,
 )
@@ -223,13 +227,14 @@ def train(recipe: str, **given: Any) -> int:
 @click.argument("model")
 @click.argument("attacks", nargs=-1, required=True, metavar="ATTACK ...")
 @options(DATASET, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, COMPILE, KEEP)
-@options(EPS, NORM, SEED, INDICES, MEAN, STD, WEIGHTS_KEY)
+@options(EPS, NORM, SEED, INDICES, MEAN, STD, NORMALIZATION, RANGE, LABELS, WEIGHTS, WEIGHTS_KEY)
 @click.option("--source", metavar="MODEL", help="Craft the attack on this model instead, and judge it on MODEL.")
 def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
     """Attack MODEL with ATTACK and judge every image; of several attacks the worst case counts.
 
-    MODEL: a run id, a weights file (with --arch), or module:factory (runs that code). ATTACK: a name of
-    `bench list attacks`, a suite of them, or "clean". Each attack sees what the ones before it left standing.
+    MODEL: a run id, a weights file (with --arch), module:factory (runs that code), torchvision:NAME, timm:NAME,
+    hf:FOLDER or robustbench:DATASET/THREAT/NAME. ATTACK: a name of `bench list attacks`, a suite of them, or "clean".
+    Each attack sees what the ones before it left standing.
     """
     from bench.judge.evaluate import AttackError
     from bench.running.attack import How, attack_model
@@ -243,7 +248,8 @@ def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
 
 @app.command()
 @click.argument("model")
-@options(DATASET, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, BATCH, EPS, NORM, SEED, INDICES, MEAN, STD, WEIGHTS_KEY)
+@options(DATASET, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, BATCH, EPS, NORM, SEED, INDICES)
+@options(MEAN, STD, NORMALIZATION, RANGE, LABELS, WEIGHTS, WEIGHTS_KEY)
 @click.option("--source", metavar="MODEL", help="Craft the transfer attack on this model, not on a substitute.")
 def diagnose(model: str, **given: Any) -> int:
     """Check whether MODEL's robustness may be believed: named checks for gradient masking, and a verdict.
