@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import click
 
+from bench.commands import exchange
 from bench.commands.options import (
     ARCH,
     BATCH,
@@ -42,6 +43,7 @@ from bench.commands.options import (
     STD,
     WEIGHTS,
     WEIGHTS_KEY,
+    choice_of,
     options,
 )
 from bench.ground.config import UserError, choose
@@ -240,7 +242,7 @@ def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
     from bench.running.attack import How, attack_model
 
     try:
-        attack_model(_choice(model, given), attacks, How(**_arranged(given)), say=tell)
+        attack_model(choice_of(model, given), attacks, How(**_arranged(given)), say=tell)
     except AttackError as error:
         return _complain(f"no number: {error}", code=1)
     return 0
@@ -259,7 +261,7 @@ def diagnose(model: str, **given: Any) -> int:
     """
     from bench.diagnosis.diagnose import diagnose_model
 
-    record, lines = diagnose_model(_choice(model, given), **given)
+    record, lines = diagnose_model(choice_of(model, given), **given)
     tell("\n".join(lines))
     return 1 if any(finding.verdict == "fail" for finding in record.findings) else 0
 
@@ -326,14 +328,8 @@ def list_(what: str, results: Path) -> int:
     return 0
 
 
-def _choice(model: str, given: dict[str, Any]) -> Any:
-    """The model and the images that a command names; their options are taken out of `given`."""
-    from dataclasses import fields
-
-    from bench.subjects.chosen import Choice
-
-    about = {field.name: given.pop(field.name) for field in fields(Choice) if field.name in given}
-    return Choice(model, **about | {"results": Results(about["results"])})
+app.add_command(exchange.export_)
+app.add_command(exchange.import_)
 
 
 def _run_options(given: dict[str, Any]) -> Any:

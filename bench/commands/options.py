@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from bench.ground.config import UserError, number
+from bench.ledger.folder import Results
 
 RESULTS = click.option(
     "--results",
@@ -156,3 +157,13 @@ SEED = click.option("--seed", type=int, default=0, show_default=True, help="Seed
 INDICES = click.option("--indices", type=click.Path(path_type=Path), help="File with test image numbers, one a line.")
 KEEP = click.option("--keep-adversarial", is_flag=True, help="Keep the images that fool, beside their record.")
 SEEDS = click.option("--seeds", callback=seeds_of, metavar="0,1,...", help="Training seeds.")
+
+
+def choice_of(model: str, given: dict[str, Any]) -> Any:
+    """The model and the images that a command names; their options are taken out of `given`."""
+    from dataclasses import fields
+
+    from bench.subjects.chosen import Choice
+
+    about = {field.name: given.pop(field.name) for field in fields(Choice) if field.name in given}
+    return Choice(model, **about | {"results": Results(about["results"])})

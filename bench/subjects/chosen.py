@@ -154,10 +154,15 @@ def _try(model: str, network: nn.Module, source: Dataset, device: torch.device) 
         logits = Target(network).true_logits(source.test.x[:1].to(device))
     except ModelError as error:
         raise UserError(f"{model}: {error}") from error
-    if logits.shape[1] > source.classes:
+    check_classes(model, logits, source.classes)
+
+
+def check_classes(model: str, logits: torch.Tensor, classes: int) -> None:
+    """Raises UserError for a head of more classes than the data set has: no order of them is sure to be its own."""
+    if logits.shape[1] > classes:
         raise UserError(
-            f"{model}: the model returns {logits.shape[1]} classes; the data set has {source.classes}; --labels FILE "
-            "says which of them are meant, a line for each class of the data set with the number of its logit"
+            f"{model}: the model returns {logits.shape[1]} classes; the data set has {classes}; --labels FILE says "
+            "which of them are meant, a line for each class of the data set with the number of its logit"
         )
 
 

@@ -49,13 +49,14 @@ class Folder:
             return None  # it is among the weights
         timms = self.config.get("pretrained_cfg")
         if isinstance(timms, Mapping) and "mean" in timms and "std" in timms:
-            found: Statistics | None = (list(map(float, timms["mean"])), list(map(float, timms["std"])))
-            return (found, f"{self.path / CONFIG}") if found else None
+            found: Statistics = (list(map(float, timms["mean"])), list(map(float, timms["std"])))
+            plain = not any(found[0]) and set(found[1]) == {1.0}
+            return None if plain else (found, f"{self.path / CONFIG}")
         file = self.path / PREPROCESSOR
         if not file.is_file():
             return None
-        found = of_preprocessor(_object(file), channels)
-        return None if found is None else (found, f"{file}")
+        read = of_preprocessor(_object(file), channels)
+        return None if read is None else (read, f"{file}")
 
     def make(self) -> nn.Module:
         """The image classifier of transformers with its weights, in evaluation mode. Raises UserError."""

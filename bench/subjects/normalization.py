@@ -95,9 +95,13 @@ def _per_channel(values: Any, channels: int) -> list[float]:
 
 
 def words(statistics: Statistics) -> str:
-    """ "mean 0.485, 0.456, 0.406 and std 0.229, 0.224, 0.225"."""
-    mean, std = (", ".join(f"{value:.4g}" for value in values) for values in statistics)
-    return f"mean {mean} and std {std}"
+    """ "normalised by mean 0.485, 0.456, 0.406 and std 0.229, 0.224, 0.225", or "taken to [0, 255]"."""
+    means, stds = ({f"{value:.4g}" for value in values} for values in statistics)
+    if len(means) == len(stds) == 1:
+        mean, std = statistics[0][0], statistics[1][0]
+        return f"taken to [{-mean / std + 0.0:.4g}, {(1 - mean) / std:.4g}]"
+    mean_of, std_of = (", ".join(f"{value:.4g}" for value in values) for values in statistics)
+    return f"normalised by mean {mean_of} and std {std_of}"
 
 
 def read_range(text: str) -> tuple[float, float]:

@@ -85,14 +85,14 @@ def say_inputs(model: str, network: nn.Module, about: About, channels: int) -> N
     if not (isinstance(network, nn.Sequential) and len(network) == 2 and isinstance(network[0], models.Normalize)):
         return
     first = network[0]
-    statistics = (first.mean.flatten().tolist(), first.std.flatten().tolist())
+    statistics: Statistics = (first.mean.flatten().tolist(), first.std.flatten().tolist())
     found = None if about.inputs.given else _find(model, about, channels).said
     by = "as its file holds"
     if about.inputs.given:
         by = "as the command says"
     elif found is not None and words(found[0]) == words(statistics):
         by = f"as {found[1]} says; --normalization none leaves it out"
-    _say(f"{model}: images in [0, 1] are normalised by {words(statistics)}, {by}")
+    _say(f"{model}: images in [0, 1] are {words(statistics)}, {by}")
 
 
 def _make(

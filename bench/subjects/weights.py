@@ -16,7 +16,7 @@ import math
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from bench.subjects.outputs import Labels, Mapped, unwrapped
 # of a file with several networks the first of these is taken: the plain weights before their average
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "ema", "best", "last")
 AVERAGES = ("state_dict_ema", "ema_state_dict", "model_ema", "net_ema", "ema_model", "averaged", "swa")
-PREFIXES = ("module.", "model.", "net.", "_orig_mod.")
+PREFIXES = ("module.", "model.", "net.", "network.", "_orig_mod.")
 REAL = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool, torch.uint8}
 REAL |= {torch.int8, torch.int16, torch.int32, torch.int64, torch.float8_e4m3fn, torch.float8_e5m2}
 UNUSED = re.compile(r"(^|\.)sub_block1\.|num_batches_tracked$")
@@ -65,9 +65,10 @@ def from_weights(
     the classes its places in the file's head, which may be a larger one. Raises UserError: missing, truncated or
     altered file, a pickle that is more than weights, keys that do not fit.
     """
-    state = _unprefixed(read_weights(Path(path), sha256, key))
+    state = read_weights(Path(path), sha256, key)
     model = _unfilled(arch, shape, classes)
     own = _wanted(model, arch, state)
+    state = _unprefixed(state, own)
     state, held = _normalised(path, state, own)
     if held is not None and normalize is not None and not isinstance(normalize, models.Assumed):
         raise UserError(f"{path} holds its own normalisation; leave out --mean and --std, --normalization and --range")
@@ -106,7 +107,7 @@ def _normalised(
     for mean, std, prefix in NORMALISATIONS:
         if {mean, std} <= set(state) and mean not in own:
             left = {name.removeprefix(prefix): value for name, value in state.items() if name not in (mean, std)}
-            return _unprefixed(left), _normalisation(path, state[mean], state[std])
+            return _unprefixed(left, own), _normalisation(path, state[mean], state[std])
     return state, None
 
 
@@ -126,7 +127,7 @@ def _mapped(
 
 def _head_of(state: Mapping[str, Tensor], own: Mapping[str, Tensor], classes: int) -> int:
     """How many classes the file's head has, where that is all that does not fit; else `classes`."""
-    renamed = _our_names(_unprefixed(state), own)
+    renamed = _our_names(_unprefixed(state, own), own)
     pairs = [(tuple(renamed[name].shape), tuple(value.shape)) for name, value in own.items() if name in renamed]
     unlike = [(theirs, ours) for theirs, ours in pairs if theirs != ours]
     heads = {theirs[0] for theirs, _ in unlike if theirs}
@@ -254,11 +255,12 @@ def _numbers(values: list[float]) -> str:
     return ", ".join(f"{value:g}" for value in values[:4]) + (", ..." if len(values) > 4 else "")
 
 
-def _unprefixed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without what no forward pass uses, and without the prefixes that all names share."""
+def _unprefixed(state: Mapping[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
+    """Without what no forward pass uses, and without the prefixes that all names share and the network's own do not."""
     used = {name: value for name, value in state.items() if not UNUSED.search(name)}
     for prefix in PREFIXES * 2:
-        if used and all(name.startswith(prefix) for name in used):
+        shared = used and all(name.startswith(prefix) for name in used)
+        if shared and not (own and all(name.startswith(prefix) for name in own)):
             used = {name.removeprefix(prefix): value for name, value in used.items()}
     return used
 
@@ -269,7 +271,7 @@ def _fit(
     """The file's tensors under our names, in our shapes. Raises UserError, which begins with `wrong`. head: how many
     classes the file's has, where that is the reason.
     """
-    renamed = _our_names(_unprefixed(state), own)
+    renamed = _our_names(_unprefixed(state, own), own)
     missing = [name for name in own if name not in renamed and not UNUSED.search(name)]
     extra = [name for name in renamed if name not in own]
     shapes = [

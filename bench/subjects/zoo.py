@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from bench.ground.config import UserError, choose, first_line
 from bench.subjects import torchvision_ops
@@ -60,6 +62,8 @@ _STATISTICS: Mapping[str, Statistics] = {  # by the beginning of the name
     "Rony2019Decoupling": ((0.491, 0.482, 0.447), (0.247, 0.243, 0.262)),
     "Augustin2020Adversarial_34_10": _EXACT,
 }
+_IN_CODE = ("Hendrycks2019Using",)  # whose normalisation stands in the forward pass
+_DEPTHS = {"resnet18": 2, "preact-resnet18": 2, "wrn-28-10": 4, "wrn-34-10": 5}  # blocks of a stage
 _KEYS = {"Andriushchenko2020Understanding": "last", "Kireev2021Effectiveness": "last"}  # of a file with several
 
 
@@ -86,6 +90,52 @@ class Entry(NamedTuple):
     def key(self) -> str | None:
         """Which network of a file with several the zoo takes."""
         return _of_start(_KEYS, self.name)
+
+
+def entry(dataset: str, threat: str, name: str) -> Entry:
+    """A name of the zoo, or a new one. Raises UserError."""
+    if dataset not in DATASETS:
+        raise UserError(f"RobustBench's layout is of {', '.join(DATASETS)}, and not of {dataset}")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise UserError(f"--name {name!r}: a name of the zoo is letters, digits, '_', '-' and '.'")
+    return Entry(dataset, threat, name)
+
+
+def state_of(entry: Entry, arch: str, state: Mapping[str, Tensor], statistics: Statistics | None) -> dict[str, Any]:
+    """What its loader wants to find in the file: our network's tensors under the names of its. Raises UserError for a
+    known name that is of another architecture or normalises otherwise.
+    """
+    whole = f"RobustBench's {entry.dataset}/{entry.threat}/{entry.name}"
+    known_arch, known = entry.ours or (arch, statistics)
+    if known_arch != arch:
+        raise UserError(f"{whole} is a {known_arch}, and this network a {arch}; give another --name")
+    named = {_their_name(arch, name): value.detach().cpu().clone() for name, value in state.items()}
+    if (known is None and statistics is not None) or (entry.name in _IN_CODE and not _alike(known, statistics)):
+        raise UserError(f"{whole} normalises otherwise than this network; give another --name")
+    if known is not None and entry.name not in _IN_CODE:  # its own buffers, which 0 and 1 leave without effect
+        mean, std = statistics or ((0.0,) * len(known[0]), (1.0,) * len(known[1]))
+        named |= {"mu": torch.tensor(mean).view(1, -1, 1, 1), "sigma": torch.tensor(std).view(1, -1, 1, 1)}
+    return {entry.key or "state_dict": named}
+
+
+def _alike(first: Statistics | None, second: Statistics | None) -> bool:
+    """Whether two normalisations are one, in float32."""
+    return first is not None and second is not None and torch.equal(torch.tensor(first), torch.tensor(second))
+
+
+def _their_name(arch: str, name: str) -> str:
+    """blocks.5.conv1.weight -> layer3.1.conv1.weight, or block2.layer.1.conv1.weight of a WRN; others as they are."""
+    if arch not in _DEPTHS:
+        return name
+    wide, depth = arch.startswith("wrn"), _DEPTHS[arch]
+    if match := re.fullmatch(r"blocks\.(\d+)\.(.+)", name):
+        stage, place, rest = int(match[1]) // depth + 1, int(match[1]) % depth, match[2]
+        if arch != "resnet18":  # its shortcut is a convolution alone
+            rest = re.sub(r"^shortcut\.", "convShortcut." if wide else "shortcut.0.", rest)
+        return f"block{stage}.layer.{place}.{rest}" if wide else f"layer{stage}.{place}.{rest}"
+    start, dot, rest = name.partition(".")
+    last = {"last_bn": "bn1", "linear": "fc"} if wide else {"last_bn": "bn"}
+    return {"stem": "conv1", "stem_bn": "bn1", **last}.get(start, start) + dot + rest
 
 
 def _of_start(known: Mapping[str, Any], name: str) -> Any:

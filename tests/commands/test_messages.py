@@ -31,7 +31,7 @@ from bench.commands.cli import main
 from bench.ground.files import SEAL, _digest
 from bench.ledger.folder import Results
 from bench.ledger.plan import Plan, write_plan
-from bench.subjects import data, models
+from bench.subjects import data, factories, outputs, own
 from bench.subjects.data import Dataset, Images
 
 PAGE = Path(__file__).parents[2] / "docs" / "messages.md"
@@ -450,7 +450,8 @@ def says(case: Case, trained: Path, tmp_path: Path, capsys, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delenv("BENCH_DATA", raising=False)
-    models._warn.cache_clear()
+    for said in (factories._warn, outputs._say, own._say):
+        said.cache_clear()
     run_id = f"{next((trained / 'results' / 'runs').iterdir()).name}.best"
     words = [run_id if word == "RUN" else word for word in case.command.split()]
     capsys.readouterr()
