@@ -36,7 +36,7 @@ from bench.ledger.folder import Results
     type=click.Choice(["safetensors", "robustbench", "huggingface", "torch-export"]),
 )
 @click.option("--out", type=click.Path(path_type=Path), help="A new folder; by default RUN-FORMAT.")
-@click.option("--name", default="", help="Name in RobustBench's layout; by default one made of the run's.")
+@click.option("--name", default="", metavar="[THREAT/]NAME", help="Name in RobustBench's layout; by default the run's.")
 @options(ARCH, RESULTS)
 def export_(run: str, form: str, out: Path | None, name: str, arch: str | None, results: Path) -> int:
     """Write the network RUN as files that others load, with a model card made from its records.

@@ -49,7 +49,8 @@ model = torch.export.load("model.pt2").module()   # images [N, {c}, {h}, {w}] in
 
 @dataclass(frozen=True)
 class Job:
-    """One export. network: in evaluation mode; out: the folder; name: of the zoo, "" is one made of the run's id."""
+    """One export. network: in evaluation mode; out: the folder; name: NAME or THREAT/NAME of the zoo, "" is made of
+    the run's id and of the threat that it was trained against, else Linf."""
 
     record: RunRecord
     network: nn.Module
@@ -141,7 +142,8 @@ def _huggingface(job: Job) -> tuple[Path, str, Callable[[], nn.Module]]:
 def _robustbench(job: Job) -> tuple[Path, str, Callable[[], nn.Module]]:
     record = job.record
     inner, statistics = apart(job.network)
-    entry = zoo.entry(record.dataset, _norm(record), job.name or slug(record.training_id))
+    threat, slash, name = job.name.rpartition("/")
+    entry = zoo.entry(record.dataset, threat if slash else _norm(record), name or slug(record.training_id))
     if isinstance(inner, Mapped):
         raise UserError(f"{record.run_id} maps a larger head to {record.dataset}, for which the zoo has no place")
     state = zoo.state_of(entry, record.arch, inner.state_dict(), statistics)

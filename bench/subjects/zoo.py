@@ -96,6 +96,7 @@ def entry(dataset: str, threat: str, name: str) -> Entry:
     """A name of the zoo, or a new one. Raises UserError."""
     if dataset not in DATASETS:
         raise UserError(f"RobustBench's layout is of {', '.join(DATASETS)}, and not of {dataset}")
+    choose(threat, THREATS, "threat")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise UserError(f"--name {name!r}: a name of the zoo is letters, digits, '_', '-' and '.'")
     return Entry(dataset, threat, name)
