@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import click
 
+from bench.commands import exchange
 from bench.commands.options import (
     ARCH,
     BATCH,
@@ -27,17 +28,22 @@ from bench.commands.options import (
     IMAGES,
     INDICES,
     KEEP,
+    LABELS,
     MEAN,
     NORM,
+    NORMALIZATION,
     PRECISION,
     PROFILE,
+    RANGE,
     RECIPES,
     RESULTS,
     SEED,
     SEEDS,
     SET,
     STD,
+    WEIGHTS,
     WEIGHTS_KEY,
+    choice_of,
     options,
     reading_of,
 )
@@ -222,19 +228,20 @@ def train(recipe: str, **given: Any) -> int:
 @click.argument("model")
 @click.argument("attacks", nargs=-1, required=True, metavar="ATTACK ...")
 @options(*DATA, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, COMPILE, KEEP)
-@options(EPS, NORM, SEED, INDICES, MEAN, STD, WEIGHTS_KEY)
+@options(EPS, NORM, SEED, INDICES, MEAN, STD, NORMALIZATION, RANGE, LABELS, WEIGHTS, WEIGHTS_KEY)
 @click.option("--source", metavar="MODEL", help="Craft the attack on this model instead, and judge it on MODEL.")
 def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
     """Attack MODEL with ATTACK and judge every image; of several attacks the worst case counts.
 
-    MODEL: a run id, a weights file (with --arch), or module:factory (runs that code). ATTACK: a name of
-    `bench list attacks`, a suite of them, or "clean". Each attack sees what the ones before it left standing.
+    MODEL: a run id, a weights file (with --arch), module:factory (runs that code), torchvision:NAME, timm:NAME,
+    hf:FOLDER or robustbench:DATASET/THREAT/NAME. ATTACK: a name of `bench list attacks`, a suite of them, or "clean".
+    Each attack sees what the ones before it left standing.
     """
     from bench.judge.evaluate import AttackError
     from bench.running.attack import How, attack_model
 
     try:
-        attack_model(_choice(model, given), attacks, How(**_arranged(given)), say=tell)
+        attack_model(choice_of(model, given), attacks, How(**_arranged(given)), say=tell)
     except AttackError as error:
         return _complain(f"no number: {error}", code=1)
     return 0
@@ -242,7 +249,8 @@ def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
 
 @app.command()
 @click.argument("model")
-@options(*DATA, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, BATCH, EPS, NORM, SEED, INDICES, MEAN, STD, WEIGHTS_KEY)
+@options(*DATA, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, BATCH, EPS, NORM, SEED, INDICES)
+@options(MEAN, STD, NORMALIZATION, RANGE, LABELS, WEIGHTS, WEIGHTS_KEY)
 @click.option("--source", metavar="MODEL", help="Craft the transfer attack on this model, not on a substitute.")
 def diagnose(model: str, **given: Any) -> int:
     """Check whether MODEL's robustness may be believed: named checks for gradient masking, and a verdict.
@@ -252,7 +260,7 @@ def diagnose(model: str, **given: Any) -> int:
     """
     from bench.diagnosis.diagnose import diagnose_model
 
-    record, lines = diagnose_model(_choice(model, given), **given)
+    record, lines = diagnose_model(choice_of(model, given), **given)
     tell("\n".join(lines))
     return 1 if any(finding.verdict == "fail" for finding in record.findings) else 0
 
@@ -320,15 +328,8 @@ def list_(what: str, results: Path) -> int:
     return 0
 
 
-def _choice(model: str, given: dict[str, Any]) -> Any:
-    """The model and the images that a command names; their options are taken out of `given`."""
-    from dataclasses import fields
-
-    from bench.subjects.chosen import Choice
-
-    given["reading"] = reading_of(given)
-    about = {field.name: given.pop(field.name) for field in fields(Choice) if field.name in given}
-    return Choice(model, **about | {"results": Results(about["results"])})
+app.add_command(exchange.export_)
+app.add_command(exchange.import_)
 
 
 def _run_options(given: dict[str, Any]) -> Any:

@@ -112,7 +112,13 @@ def models(results: Path) -> list[str]:
     """Every architecture."""
     from bench.subjects.models import MODELS
 
-    return [f"{name:18} {_first_line(factory)}" for name, factory in MODELS.items()] + ["module:factory     your own"]
+    others = {
+        "torchvision:NAME": "an image classifier of torchvision",
+        "timm:NAME": "one of timm (an extra)",
+        "module:factory": "your own; its code runs",
+    }
+    lines = [f"{name:18} {_first_line(factory)}" for name, factory in MODELS.items()]
+    return lines + [f"{name:18} {words}" for name, words in others.items()]
 
 
 def runs(results: Path) -> list[str]:

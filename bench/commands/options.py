@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from bench.ground.config import UserError, number
+from bench.ledger.folder import Results
 
 SIDE = 1 << 14  # pixels
 RESULTS = click.option(
@@ -65,9 +66,7 @@ def reading_of(given: dict[str, Any]) -> Any:
     )
 
 
-ARCH = click.option(
-    "--arch", callback=filled_of, help="Architecture; see `bench list models`, or module:factory (runs that code)."
-)
+ARCH = click.option("--arch", callback=filled_of, help="Architecture; see `bench list models`.")
 PROFILE = click.option(
     "--profile",
     callback=filled_of,
@@ -148,6 +147,38 @@ MEAN = click.option(
     help="Normalisation of a weights file, e.g. 0.49,0.48,0.45 or 125.3/255,123/255,113.9/255.",
 )
 STD = click.option("--std", callback=numbers_of, help="See --mean.")
+NORMALIZATION = click.option(
+    "--normalization",
+    callback=filled_of,
+    metavar="NAME",
+    help="In place of --mean and --std: imagenet, cifar10, cifar100, mnist; none: also not what the model itself says.",
+)
+
+
+def range_of(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float, float] | None:
+    """ "255" -> (0, 255), "-1,1" -> (-1, 1)."""
+    from bench.subjects.normalization import read_range
+
+    return None if text is None else read_range(text)
+
+
+RANGE = click.option(
+    "--range",
+    "input_range",
+    callback=range_of,
+    metavar="HIGH|LOW,HIGH",
+    help="What the model expects in place of [0, 1], in which --mean and --std are then given: 255, or -1,1.",
+)
+WEIGHTS = click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="File of weights for a MODEL that is a name (torchvision:NAME, timm:NAME, ...) or a module:factory.",
+)
+LABELS = click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    help="File that says which of the model's classes are the data set's: a line for each, the number of its logit.",
+)
 WEIGHTS_KEY = click.option(
     "--weights-key",
     callback=filled_of,
@@ -164,3 +195,15 @@ SEED = click.option("--seed", type=int, default=0, show_default=True, help="Seed
 INDICES = click.option("--indices", type=click.Path(path_type=Path), help="File with test image numbers, one a line.")
 KEEP = click.option("--keep-adversarial", is_flag=True, help="Keep the images that fool, beside their record.")
 SEEDS = click.option("--seeds", callback=seeds_of, metavar="0,1,...", help="Training seeds.")
+
+
+def choice_of(model: str, given: dict[str, Any]) -> Any:
+    """The model and the images that a command names; their options are taken out of `given`."""
+    from dataclasses import fields
+
+    from bench.subjects.chosen import Choice
+
+    if "columns" in given:
+        given["reading"] = reading_of(given)
+    about = {field.name: given.pop(field.name) for field in fields(Choice) if field.name in given}
+    return Choice(model, **about | {"results": Results(about["results"])})

@@ -12,18 +12,20 @@ from torch import nn
 
 from attacks.contract import ThreatModel
 from attacks.noise import derive_seed
-from attacks.target import ModelError
+from attacks.target import ModelError, Target
 from bench.diagnosis.evidence import STAGES, Witness, substitute
 from bench.diagnosis.masking import findings
 from bench.diagnosis.neighbours import held_out
 from bench.ground.config import UserError, build, choose, settings_of
 from bench.ground.progress import Progress
 from bench.ground.provenance import provenance
+from bench.judge.inputs import of_inputs
 from bench.ledger.budgets import radius
 from bench.ledger.diagnoses import DiagnosisRecord, Effort, Finding, trust_of, write_diagnosis
 from bench.ledger.folder import Results, Source
-from bench.ledger.runs import RunRecord, list_runs, read_run
+from bench.ledger.runs import IMPORTED, RunRecord, list_runs, read_run
 from bench.subjects.chosen import Choice, Subject, choose_norm
+from bench.subjects.data import Images
 from bench.subjects.device import choose_device, describe
 from trainers import TRAINERS
 from trainers.contract import Inner, Trainer, perturbations
@@ -78,7 +80,14 @@ def diagnose_model(
             raise UserError(f"{model}: {error}") from error
     record = _record(witness, found, subject, origin, loaded.name)
     path = write_diagnosis(choice.results, record)
-    return record, [*_lines(record), f"data: {loaded.source}", f"record: {path}"]
+    return record, [*_lines(record), *_inputs(subject, chosen, where), f"data: {loaded.source}", f"record: {path}"]
+
+
+def _inputs(subject: Subject, images: Images, device: torch.device) -> list[str]:
+    """A line where the network expects other inputs than it is given: no check was of the network that is meant."""
+    x, y, ids = images.x.to(device), images.y.to(device), images.ids.to(device)
+    logits = Target(subject.blank.fresh()).true_logits(x)
+    return [f"sign: {words}" for words in of_inputs(subject.blank, Images(x, y, ids), logits)]
 
 
 def _record(
@@ -123,7 +132,11 @@ def _threat(folder: Results, model: str, eps: float | None, norm: str | None) ->
 
 
 def _trained_against(record: RunRecord) -> tuple[Inner, ...]:
-    """What the network of a run was trained to withstand; for a naturally trained one, what it was measured with."""
+    """What the network of a run was trained to withstand; for a naturally trained one, what it was measured with. Of
+    an imported one nothing is known.
+    """
+    if record.trainer == IMPORTED:
+        return ()
     settings = {key: value for key, value in record.settings.items() if key != "schedule"}
     kind = TRAINERS[choose(record.trainer, TRAINERS, "trainer", "trainers")]
     trainer: Trainer = build(kind, settings, f"run {record.run_id}")

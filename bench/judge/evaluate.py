@@ -23,6 +23,7 @@ from attacks.target import ModelError, Target, default_batch_size
 from bench.ground.config import UserError
 from bench.ground.provenance import Cost
 from bench.judge import signs
+from bench.judge.inputs import of_inputs
 from bench.subjects.blank import Blank
 from bench.subjects.data import Images, check_images
 from bench.subjects.fingerprint import fingerprint
@@ -252,7 +253,7 @@ def _signs(
     """
     found = signs.of_steps(name, attack)
     if logits is not None:
-        found += signs.of_outputs(logits, images.y)
+        found += signs.of_outputs(logits, images.y) + of_inputs(blank, images, logits)
         answers = signs.of_answers(signs.about(blank, attack, images), logits[signs.sample(len(logits))])
         if not answers and both is not None:
             answers = signs.of_memory(blank, *both)

@@ -43,9 +43,13 @@ class Results:
         """The record of one network: runs/<training_id>/<label>.json."""
         return self.training(training_of(run_id)) / f"{run_id.rpartition('.')[2]}.json"
 
+    def evals(self, run_id: str) -> Path:
+        """The folder of all records of one network under attacks."""
+        return self.root / "evals" / check_id(run_id)
+
     def eval(self, run_id: str, eval_id: str) -> Path:
         """The record of one network under one attack."""
-        return self.root / "evals" / check_id(run_id) / f"{check_id(eval_id)}.parquet"
+        return self.evals(run_id) / f"{check_id(eval_id)}.parquet"
 
     def adversarial(self, run_id: str, eval_id: str) -> Path:
         """The adversarial images of a record, where they were kept."""

@@ -14,6 +14,7 @@ from bench.ledger.ids import LABEL, check_seed, training_of
 
 WIDEST = 1 << 16  # pixels of a side, channels, classes: far more than any data set has
 LARGEST = 1 << 28  # values of an image
+IMPORTED = "imported"  # the trainer of a network that `bench import` registered
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What a command means by MODEL, --dataset and --images: names as the user gave them -> networks and images.
 
-A model is a run id of the registry, a weights file with an architecture, or a user's own module:factory.
+A model is a run id of the registry, or one of the user's own, see `own`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,11 +20,12 @@ from bench.ground.plain import TEXT, read_plain
 from bench.ledger.folder import Results
 from bench.ledger.ids import NAME_SHOWN, run_id
 from bench.ledger.runs import list_runs, read_run
-from bench.subjects import data, models, registry, weights
+from bench.subjects import data, models, own, registry, zoo
 from bench.subjects.blank import Blank
 from bench.subjects.code import code_sha256
 from bench.subjects.data import Dataset, Images
 from bench.subjects.fingerprint import fingerprint
+from bench.subjects.normalization import Inputs
 from bench.subjects.own_data import Reading
 
 Statistics = tuple[float, ...]
@@ -58,8 +58,10 @@ class Choice:
     """The model and the images that a command names.
 
     source: the model that an attack is crafted on, given like `model`; None is `model` itself. arch, mean, std: of
-    models of one's own. weights_key: which network of a weights file that holds several. images: the first so many
-    test images; indices: a file with their numbers. reading: how a data set of one's own is read.
+    models of one's own, and so are normalization (a name in place of mean and std), input_range (low, high), weights (a
+    file for a name or factory), weights_key (which network of a file that holds several) and labels, see `own.About`.
+    images: the first so many test images; indices: a file with their numbers. reading: how a data set of one's own is
+    read.
     """
 
     model: str
@@ -75,6 +77,16 @@ class Choice:
     source: str | None = None
     weights_key: str | None = None
     reading: Reading | None = None
+    normalization: str | None = None
+    input_range: tuple[float, float] | None = None
+    weights: Path | None = None
+    labels: Path | None = None
+
+    @property
+    def about(self) -> own.About:
+        """What is said of models of one's own."""
+        inputs = Inputs(self.mean, self.std, self.normalization, self.input_range)
+        return own.About(self.arch, inputs, self.weights, self.weights_key, self.labels, self.source is None)
 
     @property
     def words(self) -> str:
@@ -90,6 +102,8 @@ class Choice:
                 raise UserError(
                     f"{self.model} was trained on {dataset}, which is your own; give its path with --dataset"
                 )
+        if dataset is None and self.model.startswith("robustbench:"):
+            dataset = zoo.parse(self.model.partition(":")[2]).dataset
         return data.load(dataset or "digits", self.data_dir, self.reading)
 
     def subjects(self, dataset: Dataset, device: torch.device) -> list[Subject]:
@@ -104,7 +118,7 @@ class Choice:
                 if all(one in runs for one in chosen):
                     self._refuse_unused(model, own_arch)
             else:
-                subject = _own(model, self.arch, dataset, self.mean, self.std, self.weights_key)
+                subject = _own(model, self.about, dataset)
             subject = subject._replace(blank=subject.blank.moved(device))
             _try(model, subject.blank.fresh(), dataset, device)
             subjects.append(subject)
@@ -120,8 +134,12 @@ class Choice:
             raise UserError(f"{model} is a {own_arch}, not a {self.arch}; leave --arch out")
         if self.mean is not None or self.std is not None:
             raise UserError(f"{model} holds its own normalisation; leave out --mean and --std")
-        if self.weights_key is not None:
-            raise UserError(f"{model} is one registered network; leave out --weights-key")
+        unused = {
+            "--normalization": self.normalization, "--range": self.input_range, "--labels": self.labels,
+            "--weights": self.weights, "--weights-key": self.weights_key,
+        }  # fmt: skip
+        if given := [option for option, value in unused.items() if value is not None]:
+            raise UserError(f"{model} is one registered network; leave out {', '.join(given)}")
 
 
 def _registered(folder: Results, model: str, arch: str | None, source: Dataset) -> tuple[Subject, str]:
@@ -140,47 +158,39 @@ def _try(model: str, network: nn.Module, source: Dataset, device: torch.device) 
     if any(module.training for module in network.modules()):
         return  # refused later, in words of its own, and a pass would change its statistics
     try:
-        Target(network).true_logits(source.test.head(1).x.to(device))
+        logits = Target(network).true_logits(source.test.head(1).x.to(device))
     except ModelError as error:
         raise UserError(f"{model}: {error}") from error
+    check_classes(model, logits, source.classes)
 
 
-def _own(
-    model: str,
-    arch: str | None,
-    source: Dataset,
-    mean: Statistics | None,
-    std: Statistics | None,
-    weights_key: str | None,
-) -> Subject:
-    """A weights file or module:factory; its records are filed under its name and the hash of its weights."""
-    if (mean is None) != (std is None):
-        raise UserError("--mean and --std go together; give both or neither")
-    if std is not None and min(std) <= 0:
-        raise UserError(f"--std {', '.join(map(str, std))}: a deviation is above 0")
-    normalize = None if mean is None or std is None else (mean, std)
-    shape, classes = source.image_shape, source.classes
-    if Path(model).suffix in (".pt", ".pth", ".safetensors", ".bin", ".ckpt") or Path(model).is_file():
-        if arch is None:
-            raise UserError(f"{model} is a weights file; say which architecture it fits with --arch")
-        make = partial(weights.from_weights, Path(model), arch, shape, classes, normalize, key=weights_key)
-    elif ":" in model:
-        if weights_key is not None:
-            raise UserError(f"{model} is no weights file; leave out --weights-key")
-        make = partial(models.create, model, shape, classes, normalize=normalize)
-    else:
+def check_classes(model: str, logits: torch.Tensor, classes: int) -> None:
+    """Raises UserError for a head of more classes than the data set has: no order of them is sure to be its own."""
+    if logits.shape[1] > classes:
         raise UserError(
-            f"{model!r} is no registered run, no weights file and no module:factory; `bench list runs` shows the runs"
+            f"{model}: the model returns {logits.shape[1]} classes; the data set has {classes}; --labels FILE says "
+            "which of them are meant, a line for each class of the data set with the number of its logit"
         )
-    network = make()
-    digest = _identity(network, arch if make.func is weights.from_weights and arch else model, shape)
-    return Subject(network, run_id(f"{_plain(model)}-{digest[:8]}", 0, 1, "last"), digest, Blank(network, make))
 
 
-def _identity(network: nn.Module, made_by: str, shape: models.Shape) -> str:
-    """A hash of the weights, and of the code where that is the user's: the same weights in other code are another."""
+def _own(model: str, about: own.About, source: Dataset) -> Subject:
+    """A model of the user's own; its records are filed under its name and the hash of its weights. Raises UserError."""
+    shape = source.image_shape
+    made = own.find(model, about, shape, source.classes)
+    network = made.make()
+    own.say_inputs(model, network, about, shape[0])
+    digest = _identity(network, made, shape)
+    return Subject(network, run_id(f"{_plain(model)}-{digest[:8]}", 0, 1, "last"), digest, Blank(network, made.make))
+
+
+def _identity(network: nn.Module, made: own.Own, shape: models.Shape) -> str:
+    """A hash of the weights, and of the code where that is the user's: the same weights in other code are another. Of
+    a library's architecture its name counts, or its configuration.
+    """
     digest = fingerprint(network)
-    factories = [part for part in made_by.split("+") if ":" in part]
+    factories = [part for part in made.arch.split("+") if models.is_own(part)] if made.identity == "" else []
+    if made.identity:
+        return hashlib.sha256(f"{digest}{made.identity}".encode()).hexdigest()
     if not factories:
         return digest
     return hashlib.sha256(f"{digest}{code_sha256(network, factories, shape)}".encode()).hexdigest()

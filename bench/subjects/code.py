@@ -15,7 +15,7 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -32,6 +32,7 @@ OURS = ("attacks", "bench", "trainers")
 KNOWN = ("torch", *OURS)  # whose code the name and the settings of a layer say
 DEEPEST = 6  # nested attributes
 IMAGES, DIGITS = 8, 2
+INSTALLED = {"site-packages", "dist-packages"}
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 
 
@@ -149,8 +150,15 @@ def _own(name: str, tops: set[str]) -> bool:
     file = getattr(sys.modules.get(name), "__file__", None)
     if top in KNOWN or file is None:
         return False
-    installed = {Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
-    return not any(Path(file).is_relative_to(folder) for folder in installed)
+    if INSTALLED & set(Path(file).parts):  # also those of a user, or of the interpreter below a virtual environment
+        return False
+    return not any(Path(file).is_relative_to(folder) for folder in _folders())
+
+
+@cache
+def _folders() -> set[Path]:
+    """Where Python and its packages lie."""
+    return {Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
 
 
 def _source(module: str) -> str:

@@ -12,26 +12,31 @@ the WRNs have He's, as in that of TRADES and its descendants, and so have the ot
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import math
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cache
-from pathlib import Path
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attacks.target import ModelError, check_values
-from bench.ground import terminal
 from bench.ground.config import UserError, choose
+from bench.subjects import factories, hubs
 from bench.subjects.code import source_sha256
+from bench.subjects.normalization import Statistics
+from bench.subjects.outputs import with_logits
 
 Shape = tuple[int, int, int]
-Statistics = tuple[Sequence[float], Sequence[float]]
+
+
+class Assumed(NamedTuple):
+    """A (mean, std) for weights files that hold none of their own."""
+
+    mean: Sequence[float]
+    std: Sequence[float]
 
 
 class Normalize(nn.Module):
@@ -218,13 +223,18 @@ VERSIONS = {"resnet18": 2, "preact-resnet18": 2}
 
 
 def create(
-    name: str, shape: Shape, classes: int, seed: int | None = None, normalize: Statistics | None = None
+    name: str,
+    shape: Shape,
+    classes: int,
+    seed: int | None = None,
+    normalize: Statistics | None = None,
+    own_head: bool = False,
 ) -> nn.Module:
     """A freshly initialised network in evaluation mode: [B, *shape] in [0, 1] -> logits [B, classes].
 
-    name: an entry of MODELS or module:factory, or several joined by "+": their Ensemble. seed: of the initial weights;
-    the global random state is untouched.
-    normalize: (mean, std) per channel, made the first module. Raises UserError.
+    name: an entry of MODELS, a library's ("torchvision:resnet18", see `hubs`) or module:factory, or several joined by
+    "+": their Ensemble. seed: of the initial weights; the global random state is untouched. normalize: (mean, std) per
+    channel, made the first module. own_head: a factory with its own number of classes keeps it. Raises UserError.
     """
     check_name(name)
     if "+" in name:
@@ -234,16 +244,37 @@ def create(
     with torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs too
-        model = _from_factory(name, shape, classes) if ":" in name else MODELS[name](shape, classes)
-        _materialise(model, name, shape)
-    _unfold(model)
+        make = partial(_made, name, shape, classes, own_head)
+        model = make()
+        if ":" in name and torch.get_default_device().type != "meta":
+            model = with_logits(model, name, shape, make)
     return _evaluating(with_normalization(model, shape, normalize))
 
 
+def _made(name: str, shape: Shape, classes: int, own_head: bool) -> nn.Module:
+    """One network by its name, every weight of it with values of its own. Raises UserError."""
+    if is_own(name):
+        model = factories.from_factory(name, shape, classes, own_head)
+    else:
+        model = hubs.create(name, shape, classes) if ":" in name else MODELS[name](shape, classes)
+    _materialise(model, name, shape)
+    _unfold(model)
+    return model
+
+
+def is_own(name: str) -> bool:
+    """Whether a part of a name is a module:factory of the user's own, whose code runs."""
+    return any(":" in part and not hubs.is_hub(part) for part in name.split("+"))
+
+
 def check_name(name: str) -> str:
-    """The name, if it is an entry of MODELS, has the form module:factory, or is several of these. Raises UserError."""
+    """The name, if it is an entry of MODELS or of a library, has the form module:factory, or is several of these.
+    Raises UserError.
+    """
     for part in name.split("+"):
-        if ":" not in part:
+        if hubs.is_hub(part):
+            hubs.check(part)
+        elif ":" not in part:
             choose(part, MODELS, "model")
     return name
 
@@ -254,14 +285,13 @@ def versions(names: Sequence[str]) -> dict[str, int | str]:
     """
     parts = sorted({part for name in names for part in name.split("+")})
     ours: dict[str, int | str] = {part: VERSIONS[part] for part in parts if part in VERSIONS}
-    return ours | {part: _code_of(part) for part in parts if ":" in part}
+    return ours | {part: _code_of(part) for part in parts if is_own(part)}
 
 
 def _code_of(name: str) -> str:
     """8 digits of the SHA-256 of the source behind module:factory, which is imported."""
     module = name.partition(":")[0]
-    _warn(name)
-    _import_from_here(name, module)
+    factories.load_module(name, module)
     return source_sha256(module)[:8]
 
 
@@ -271,7 +301,14 @@ def with_normalization(model: nn.Module, shape: Shape, normalize: Statistics | N
         return model
     if not all(len(values) == shape[0] for values in normalize):
         raise UserError(f"mean and std must have {shape[0]} values each for images {shape}; got {normalize}")
-    return nn.Sequential(Normalize(*normalize), model)
+    return in_front(Normalize(*normalize), model)
+
+
+def in_front(first: nn.Module, model: nn.Module) -> nn.Module:
+    """The two as one, in the mode of the model: one that was exported cannot be told another."""
+    both = nn.Sequential(first, model)
+    first.training = both.training = model.training
+    return both
 
 
 def _materialise(model: nn.Module, name: str, shape: Shape) -> None:
@@ -299,50 +336,6 @@ def _unfold(model: nn.Module) -> None:
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.numel() > 1 and 0 in buffer.stride():
                 setattr(module, name, buffer.contiguous())
-
-
-@cache
-def _warn(name: str) -> None:
-    """Once a process."""
-    terminal.warn(f"running the code of {name}")
-
-
-def _import_from_here(name: str, module: str) -> None:
-    """The module, from the current folder or from where packages are installed. Raises UserError."""
-    if not all(part.isidentifier() for part in module.split(".")) or module.endswith(".py"):
-        path = ".".join(part for part in module.removesuffix(".py").split("/") if part.isidentifier()) or "module"
-        raise UserError(f"{name}: {module!r} is no module; write it as Python does, {path}:{name.partition(':')[2]}")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    importlib.invalidate_caches()  # the file may be younger than this process
-    try:
-        importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        missing = error.name or module
-        if module != missing and not module.startswith(f"{missing}."):
-            raise UserError(f"{name}: {module} needs the module {missing!r}, which is not installed") from error
-        where = f"neither in the current folder ({Path.cwd()}) nor installed"
-        raise UserError(f"{name}: there is no module {missing!r}, {where}") from error
-    except Exception as error:  # whatever the user's code raises is the user's to read
-        raise UserError(f"{name}: importing {module} raises {type(error).__name__}: {error}") from error
-
-
-def _from_factory(name: str, shape: Shape, classes: int) -> nn.Module:
-    """The user's own module:factory, called with (shape, classes) if it takes arguments. This runs the user's code.
-    Modules of the current folder are found, as by python -m. Raises UserError.
-    """
-    module, _, attribute = name.partition(":")
-    _warn(name)
-    _import_from_here(name, module)
-    try:
-        factory = getattr(importlib.import_module(module), attribute)
-        takes = inspect.signature(factory).parameters
-        model = factory(shape, classes) if takes else factory()
-    except Exception as error:  # whatever the user's code raises is the user's to read
-        raise UserError(f"{name}: {type(error).__name__}: {error}") from error
-    if not isinstance(model, nn.Module):
-        raise UserError(f"{name} returned {type(model).__name__}, not a torch.nn.Module")
-    return model
 
 
 def _evaluating(model: nn.Module) -> nn.Module:

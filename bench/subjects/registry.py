@@ -20,7 +20,7 @@ from bench.ground.files import write_atomic
 from bench.ground.plain import read_plain
 from bench.ledger.folder import Results
 from bench.ledger.runs import RunRecord, read_run, write_run
-from bench.subjects import weights
+from bench.subjects import models, weights
 
 
 def register(results: Results, state: dict[str, Tensor], record: RunRecord) -> RunRecord:
@@ -53,7 +53,7 @@ def load(results: Results, run_id: str, own: Collection[str] = ()) -> tuple[nn.M
     """
     record = read_run(results, run_id)
     trusted = {part for arch in own for part in arch.split("+")}
-    if any(":" in arch and arch not in trusted for arch in record.arch.split("+")):
+    if any(models.is_own(arch) and arch not in trusted for arch in record.arch.split("+")):
         raise UserError(
             f"{results.run(run_id)}: loading its architecture {record.arch!r} runs that code; if you trust it, say so "
             f"with --arch {record.arch}"

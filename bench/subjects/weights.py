@@ -4,7 +4,8 @@ Common wrappers ("state_dict", "model", "net", ...), prefixes ("module.", "model
 mapped to ours: the WRN of TRADES and its descendants (tensors that their forward pass never uses, `sub_block1`, are
 left out), and the ResNets and PreActResNets of CIFAR code and of torchvision (`conv1`, `layer1.0.shortcut.0`, or
 `downsample.0`). A file that holds its normalisation as a first module (keys "0.mean", "0.std", then "1...." for the
-network) keeps it. Of a file with several networks, such as weights and their average, the one that is taken is said.
+network, or as other libraries hold it) keeps it. Of a file with several networks, such as weights and their average,
+the one that is taken is said. Its head may have more classes than are wanted, where `labels` say which are meant.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import math
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,21 @@ from bench.ground import terminal
 from bench.ground.config import UserError, check_depth, first_line
 from bench.ground.plain import read_plain
 from bench.subjects import models
+from bench.subjects.outputs import Labels, Mapped, unwrapped
 
 # of a file with several networks the first of these is taken: the plain weights before their average
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "ema", "best")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "ema", "best", "last")
 AVERAGES = ("state_dict_ema", "ema_state_dict", "model_ema", "net_ema", "ema_model", "averaged", "swa")
-PREFIXES = ("module.", "model.", "net.", "_orig_mod.")
+PREFIXES = ("module.", "model.", "net.", "network.", "_orig_mod.")
 REAL = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool, torch.uint8}
 REAL |= {torch.int8, torch.int16, torch.int32, torch.int64, torch.float8_e4m3fn, torch.float8_e5m2}
 UNUSED = re.compile(r"(^|\.)sub_block1\.|num_batches_tracked$")
+CONSTANT = re.compile(r"^((normalize\.)?(mean|std)|mu|sigma)$")
+# how files hold a normalisation: its mean, its deviation, and what the names of the network begin with
+NORMALISATIONS = (
+    ("0.mean", "0.std", "1."), ("normalize.mean", "normalize.std", "model."), ("mu", "sigma", ""), ("mean", "std", ""),
+)  # fmt: skip
+COLUMNS = "columns"
 BLOCK = re.compile(r"(?:block(\d{1,4})\.layer|layer(\d{1,4}))\.(\d{1,4})\.(.+)")
 
 
@@ -48,27 +56,83 @@ def from_weights(
     normalize: models.Statistics | None = None,
     sha256: str | None = None,
     key: str | None = None,
+    labels: Labels | None = None,
 ) -> nn.Module:
     """The architecture with the file's weights, in evaluation mode.
 
-    normalize: (mean, std) to put in front, for files that do not hold them. sha256: what the file must hash to. key:
-    where in the file the weights lie, such as "state_dict_ema". Raises UserError: missing, truncated or altered file, a
-    pickle that is more than weights, keys that do not fit.
+    normalize: (mean, std) to put in front of what holds none; Assumed is left out where the file holds one. sha256:
+    what the file must hash to. key: where in the file the weights lie, such as "state_dict_ema". labels: for each of
+    the classes its places in the file's head, which may be a larger one. Raises UserError: missing, truncated or
+    altered file, a pickle that is more than weights, keys that do not fit.
     """
-    state = _unprefixed(read_weights(Path(path), sha256, key))
-    if {"0.mean", "0.std"} <= set(state):
-        if normalize is not None:
-            raise UserError(f"{path} holds its own normalisation; leave out --mean and --std")
-        normalize = _normalisation(path, state["0.mean"], state["0.std"])
-        state = {name.removeprefix("1."): value for name, value in state.items() if name.startswith("1.")}
-    about = f"{arch} with images {shape} and {classes} classes"
-    own_code = ":" in arch
-    with torch.device("cpu" if own_code else "meta"):  # of what does not fit nothing is allocated: it may be terabytes
-        model = models.create(arch, shape, classes)
-    fitted = _fit(state, model.state_dict(), f"{path} does not fit {about}")
-    model = model if own_code else models.create(arch, shape, classes)
-    model.load_state_dict(fitted, strict=False)
-    return models.with_normalization(model, shape, normalize).eval()
+    state = read_weights(Path(path), sha256, key)
+    model = _unfilled(arch, shape, classes)
+    own = _wanted(model, arch, state)
+    state = _unprefixed(state, own)
+    state, held = _normalised(path, state, own)
+    if held is not None and normalize is not None and not isinstance(normalize, models.Assumed):
+        raise UserError(f"{path} holds its own normalisation; leave out --mean and --std, --normalization and --range")
+    state, labels = _mapped(path, state, classes, labels)
+    head, mapped = _head_of(state, own, classes), labels is not None
+    if mapped and head != classes:
+        model = _unfilled(arch, shape, head)
+        own = _wanted(model, arch, state)
+    wrong = f"{path} does not fit {arch} with images {shape} and {classes} classes"
+    fitted = _fit(state, own, wrong, None if mapped or head == classes else head)
+    model = model if ":" in arch else models.create(arch, shape, head)
+    unwrapped(model).load_state_dict(fitted, strict=False)
+    model = model if labels is None else Mapped(model, labels)
+    return models.with_normalization(model, shape, held or normalize).eval()
+
+
+def _unfilled(arch: str, shape: models.Shape, classes: int) -> nn.Module:
+    """The architecture; of ours nothing is allocated, before it is known that the file fits: it may be terabytes."""
+    with torch.device("cpu" if ":" in arch else "meta"):
+        return models.create(arch, shape, classes)
+
+
+def _wanted(model: nn.Module, arch: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The network's tensors by name, but for the constants that RobustBench's normalise by, which a file may lack."""
+    own = unwrapped(model).state_dict()
+    zoo = arch.startswith("robustbench:")
+    return {name: value for name, value in own.items() if name in state or not (zoo and CONSTANT.search(name))}
+
+
+def _normalised(
+    path: Path, state: dict[str, Tensor], own: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], models.Statistics | None]:
+    """The network's own tensors, and the normalisation that the file holds beside them where the network has no place
+    for it. Raises UserError.
+    """
+    for mean, std, prefix in NORMALISATIONS:
+        if {mean, std} <= set(state) and mean not in own:
+            left = {name.removeprefix(prefix): value for name, value in state.items() if name not in (mean, std)}
+            return _unprefixed(left, own), _normalisation(path, state[mean], state[std])
+    return state, None
+
+
+def _mapped(
+    path: Path, state: dict[str, Tensor], classes: int, labels: Labels | None
+) -> tuple[dict[str, Tensor], Labels | None]:
+    """The network's own tensors, and the labels: those given, or those that the file holds. Raises UserError."""
+    columns = state.get(COLUMNS)
+    if columns is None or not all(name == COLUMNS or name.startswith("network.") for name in state):
+        return state, labels
+    if labels is not None:
+        raise UserError(f"{path} holds which of its classes are meant; leave out --labels")
+    if columns.dtype != torch.int64 or columns.dim() != 2 or len(columns) != classes or int(columns.min()) < 0:
+        raise UserError(f"{path}: its {COLUMNS} say for no {classes} classes which of the head's they are")
+    return {name.removeprefix("network."): value for name, value in state.items() if name != COLUMNS}, columns.tolist()
+
+
+def _head_of(state: Mapping[str, Tensor], own: Mapping[str, Tensor], classes: int) -> int:
+    """How many classes the file's head has, where that is all that does not fit; else `classes`."""
+    renamed = _our_names(_unprefixed(state, own), own)
+    pairs = [(tuple(renamed[name].shape), tuple(value.shape)) for name, value in own.items() if name in renamed]
+    unlike = [(theirs, ours) for theirs, ours in pairs if theirs != ours]
+    heads = {theirs[0] for theirs, _ in unlike if theirs}
+    fits = all(theirs[1:] == ours[1:] and ours[:1] == (classes,) for theirs, ours in unlike)
+    return heads.pop() if fits and len(heads) == 1 else classes
 
 
 def read_weights(path: Path, sha256: str | None = None, key: str | None = None) -> dict[str, Tensor]:
@@ -191,19 +255,24 @@ def _numbers(values: list[float]) -> str:
     return ", ".join(f"{value:g}" for value in values[:4]) + (", ..." if len(values) > 4 else "")
 
 
-def _unprefixed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without what no forward pass uses, and without the prefixes that all names share."""
+def _unprefixed(state: Mapping[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
+    """Without what no forward pass uses, and without the prefixes that all names share and the network's own do not."""
     used = {name: value for name, value in state.items() if not UNUSED.search(name)}
     for prefix in PREFIXES * 2:
-        if used and all(name.startswith(prefix) for name in used):
+        shared = used and all(name.startswith(prefix) for name in used)
+        if shared and not (own and all(name.startswith(prefix) for name in own)):
             used = {name.removeprefix(prefix): value for name, value in used.items()}
     return used
 
 
-def _fit(state: Mapping[str, Tensor], own: Mapping[str, Tensor], wrong: str) -> dict[str, Tensor]:
-    """The file's tensors under our names, in our shapes. Raises UserError, which begins with `wrong`."""
-    renamed = _our_names(_unprefixed(state), own)
-    missing = [name for name in own if name not in renamed and not name.endswith("num_batches_tracked")]
+def _fit(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], wrong: str, head: int | None = None
+) -> dict[str, Tensor]:
+    """The file's tensors under our names, in our shapes. Raises UserError, which begins with `wrong`. head: how many
+    classes the file's has, where that is the reason.
+    """
+    renamed = _our_names(_unprefixed(state, own), own)
+    missing = [name for name in own if name not in renamed and not UNUSED.search(name)]
     extra = [name for name in renamed if name not in own]
     shapes = [
         f"{name} {tuple(value.shape)} instead of {tuple(own[name].shape)}"
@@ -212,7 +281,8 @@ def _fit(state: Mapping[str, Tensor], own: Mapping[str, Tensor], wrong: str) -> 
     ]
     if missing or extra or shapes:
         found = [("missing", missing), ("not known", extra), ("of another shape", shapes)]
-        raise UserError(f"{wrong}; " + "; ".join(f"{what}: {_some(names)}" for what, names in found if names))
+        hint = "" if head is None else f": its head is of {head} classes; --labels FILE says which of them are meant"
+        raise UserError(f"{wrong}; " + "; ".join(f"{what}: {_some(names)}" for what, names in found if names) + hint)
     return renamed
 
 

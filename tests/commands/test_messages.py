@@ -33,7 +33,7 @@ from bench.commands.cli import main
 from bench.ground.files import SEAL, _digest
 from bench.ledger.folder import Results
 from bench.ledger.plan import Plan, write_plan
-from bench.subjects import data, models
+from bench.subjects import data, factories, outputs, own
 from bench.subjects.data import Dataset, Images
 
 PAGE = Path(__file__).parents[2] / "docs" / "messages.md"
@@ -123,7 +123,15 @@ class TrainsNot(Model):
 
 class Pair(Model):
     def forward(self, x):
-        return super().forward(x), x
+        return x, super().forward(x)
+
+
+def thousand():
+    return Model(classes=1000)
+
+
+def asks(depth):
+    return Model()
 
 
 class Raises(Model):
@@ -376,6 +384,27 @@ CASES = [
     Case("model in training mode", "attack own:Training fgsm-digits"),
     Case("model that outputs images", "attack own:Image fgsm-digits"),
     Case("model that outputs a tuple", "attack own:Pair fgsm-digits"),
+    Case("model with more classes than the data set", "attack own:thousand fgsm-digits"),
+    Case("factory that asks for what is not known", "attack own:asks fgsm-digits"),
+    Case("unknown normalisation", "attack own:Model fgsm-digits --normalization imagent"),
+    Case("normalisation of other channels", "attack own:Model fgsm-digits --normalization imagenet"),
+    Case("normalisation said twice", "attack own:Model fgsm-digits --mean 0.5 --std 0.5 --normalization mnist"),
+    Case("range that is none", "attack own:Model fgsm-digits --range 255,0"),
+    Case("labels of too few classes", "attack own:thousand fgsm-digits --labels few", text("few", "3\n1\n")),
+    Case("labels that repeat", "attack own:thousand fgsm-digits --labels twice", text("twice", "7\n" * 10)),
+    Case("labels beyond the head", "attack own:nine fgsm-digits --labels far",
+         text("far", "\n".join(map(str, range(10))))),
+    Case("folder that is not there", "attack hf:./nowhere fgsm-digits"),
+    Case("folder that names code", "attack hf:folder fgsm-digits", lambda monkeypatch:
+         (Path("folder").mkdir(), Path("folder/config.json").write_text('{"bench_arch": "own:Model"}'))[0]),
+    Case("RobustBench's file that is not there", "attack robustbench:cifar10/Linf/Standard clean --dataset digits"),
+    Case("name of a network of torchvision", "attack torchvision:resnet19 fgsm-digits"),
+    Case("weights for what is a weights file", "attack weights.pt fgsm-digits --arch cnn-a --weights weights.pt"),
+    Case("labels of a registered run", "attack RUN fgsm-digits --labels file"),
+    Case("export that is there already", "export RUN --out results"),
+    Case("export to a layout that has no such data", "export RUN --format robustbench"),
+    Case("import of a program", "import model.pt2"),
+    Case("import of a registered run", "import RUN"),
     Case("model that outputs whole numbers", "diagnose own:Whole --eps 0.1"),
     Case("model that crashes", "diagnose own:Raises --eps 0.1"),
     Case("model that crashes later", "attack own:Tires pgd-20-digits"),
@@ -484,7 +513,8 @@ def says(case: Case, trained: Path, tmp_path: Path, capsys, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delenv("BENCH_DATA", raising=False)
-    models._warn.cache_clear()
+    for said in (factories._warn, outputs._say, own._say):
+        said.cache_clear()
     run_id = f"{next((trained / 'results' / 'runs').iterdir()).name}.best"
     words = [run_id if word == "RUN" else word for word in case.command.split()]
     capsys.readouterr()
