@@ -43,6 +43,10 @@ class Results:
         """The record of one network: runs/<training_id>/<label>.json."""
         return self.training(training_of(run_id)) / f"{run_id.rpartition('.')[2]}.json"
 
+    def history(self, training_id: str) -> Path:
+        """The epochs of one training."""
+        return self.training(training_id) / "history.json"
+
     def eval(self, run_id: str, eval_id: str) -> Path:
         """The record of one network under one attack."""
         return self.root / "evals" / check_id(run_id) / f"{check_id(eval_id)}.parquet"
