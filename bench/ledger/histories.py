@@ -11,8 +11,8 @@ from bench.ledger.folder import Results, own
 
 @dataclass(frozen=True)
 class Epoch:
-    """loss: the mean over networks; lr: of the last step. clean, robust, single_step: validation accuracies in [0, 1] of
-    each network; robust is under PGD, single_step under one step of length eps. seconds: with validation.
+    """loss: the mean over networks; lr: of the last step. clean, robust, single_step: validation accuracies in [0, 1]
+    of each network; robust is under PGD, single_step under one step of length eps. seconds: with validation.
     """
 
     epoch: int

@@ -145,7 +145,7 @@ def _cell(line: dict[Any, Any]) -> str:
     return " ".join([f"{value} [{low}, {high}]{spread}", *signs])
 
 
-def _notes(plan: Plan, frame: pd.DataFrame) -> list[str]:
+def notes_of(plan: Plan, frame: pd.DataFrame) -> list[str]:
     """What stands under the table, one sentence or two a line."""
     seeds = ", ".join(str(seed) for seed in plan.seeds)
     many = len(plan.seeds) > 1
@@ -235,7 +235,7 @@ def _markdown(plan: Plan, frame: pd.DataFrame) -> str:
 
     wide = _wide(plan, frame, escape, "**{}**")
     body = wide.to_markdown(disable_numparse=True, colalign=["left"] + ["right"] * len(wide.columns))
-    notes = "\n".join(f"- {escape(note)}" for note in _notes(plan, frame))
+    notes = "\n".join(f"- {escape(note)}" for note in notes_of(plan, frame))
     return f"### {escape(plan.title)}\n\n{body}\n\n{notes}"
 
 
@@ -243,7 +243,7 @@ def _text(plan: Plan, frame: pd.DataFrame) -> str:
     wide = _wide(plan, frame)
     align = ["left"] + ["right"] * len(wide.columns)
     body = wide.to_markdown(tablefmt="simple", disable_numparse=True, colalign=align)
-    return "\n".join([plan.title, "", body, "", *_notes(plan, frame)])
+    return "\n".join([plan.title, "", body, "", *notes_of(plan, frame)])
 
 
 def _csv(plan: Plan, frame: pd.DataFrame) -> str:
@@ -273,14 +273,14 @@ def _latex(plan: Plan, frame: pd.DataFrame) -> str:
         label=f"tab:{plan.name}",
         position="ht",
     )
-    return body + "\n".join(rf"\noindent {escape(note)}\par" for note in _notes(plan, frame))
+    return body + "\n".join(rf"\noindent {escape(note)}\par" for note in notes_of(plan, frame))
 
 
 def _html(plan: Plan, frame: pd.DataFrame) -> str:
     """A figure element, to stand in a page of one's own."""
     wide = _wide(plan, frame, html.escape, "<b>{}</b>").rename_axis(None)
     body = wide.to_html(escape=False, border=0)  # done, cell by cell
-    notes = "\n".join(f"<li>{html.escape(note)}</li>" for note in _notes(plan, frame))
+    notes = "\n".join(f"<li>{html.escape(note)}</li>" for note in notes_of(plan, frame))
     caption = f"<figcaption>{html.escape(plan.title)}</figcaption>"
     return f"<figure>\n{caption}\n{body}\n<ul>\n{notes}\n</ul>\n</figure>"
 

@@ -294,7 +294,8 @@ def _check_originals(folder: Results, name: str) -> None:
     """Beside each kept image lies the test image that it was made of."""
     cells = [cell for cell in read_plan(folder, name).cells if cell.column == "FGSM"]
     record = read_eval(folder, cells[0].run_id, cells[0].eval_id)
-    pairs, x = adversarial.read_pairs(folder, record), data.load("digits").test.x
+    test = data.load("digits").test
+    pairs, x = adversarial.read_pairs(folder, record), dict(zip(test.ids.tolist(), test.x, strict=True))
     far = record.images.set_index("image")["linf"]
     assert pairs, "FGSM fools somebody"
     for image, pair in pairs.items():
