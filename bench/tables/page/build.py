@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from bench.ground.files import write_text
 from bench.ground.stats import LEVEL
-from bench.ground.terminal import visible
+from bench.ground.terminal import visible, warn
 from bench.ledger.find import OK
 from bench.ledger.folder import Results
 from bench.ledger.plan import Plan
@@ -29,6 +29,9 @@ from bench.tables.page import charts, looks, pictures
 from bench.tables.page.shelf import Shelf
 
 NAME = "index.html"
+NO_CURVES = (
+    "No curves of these trainings: the release that trained them did not keep what was measured after each epoch."
+)
 
 
 class Cell(NamedTuple):
@@ -48,7 +51,7 @@ class Cell(NamedTuple):
 
 class Section(NamedTuple):
     """One table of the page. facts: figure and what it is of. rows: label and cells, in the order of columns; those
-    behind the accuracies are named by `more`. no_pictures: why there is no gallery.
+    behind the accuracies are named by `more`. no_curves, no_pictures: why there are none, or "".
     """
 
     id: str
@@ -59,12 +62,17 @@ class Section(NamedTuple):
     rows: list[tuple[str, list[Cell]]]
     notes: list[str]
     charts: list[charts.Chart]
+    no_curves: str
     gallery: list[pictures.Item]
     no_pictures: str
 
 
 def write_page(made: Sequence[tuple[Plan, pd.DataFrame]], results: Results, folder: Path) -> Path:
-    """The page of some tables (of `cells.table`) as index.html in the folder; its path. Raises UserError."""
+    """The page of some tables (of `cells.table`) as index.html in the folder; its path. Says on standard error where it
+    comes without charts. Raises UserError.
+    """
+    if not charts.available():
+        warn(charts.LACKING)
     return write_text(folder / NAME, page(made, results))
 
 
@@ -117,7 +125,7 @@ def _section(name: str, plan: Plan, frame: pd.DataFrame, shelf: Shelf) -> Sectio
     for row in plan.rows:
         told = [_cell(plan, lines[row, column], shelf) for column in plan.columns]
         rows.append((row, [*told, _trust(plan, row, trusted[row], shelf), _training(plan, row, shelf)]))
-    items = pictures.gallery(plan, shelf.results)
+    drawn, items = charts.charts(plan, frame, shelf.results), pictures.gallery(plan, shelf.results)
     return Section(
         name,
         plan,
@@ -126,7 +134,8 @@ def _section(name: str, plan: Plan, frame: pd.DataFrame, shelf: Shelf) -> Sectio
         more,
         rows,
         report.notes_of(plan, frame),
-        charts.charts(plan, frame, shelf.results),
+        drawn,
+        "" if any(chart.title == charts.CURVES for chart in drawn) else NO_CURVES,
         items,
         "" if items else _why_no_pictures(plan),
     )
@@ -148,7 +157,8 @@ def _cell(plan: Plan, line: Mapping[Any, Any], shelf: Shelf) -> Cell:
     spread = f", sd {report.percent(line['seed_spread'], n)}" if line["seeds"] > 1 else ""
     percents = [round(100 * share, 3) for share in shares]
     best = line["best"] is not None and bool(line["best"])
-    return Cell(value, f"[{low}, {high}]{spread}", *percents, best, _marks(plan, line), opens)
+    interval = f"[{low}, {high}]{spread}"
+    return Cell(value, interval, percents[0], percents[1], percents[2], best, _marks(plan, line), opens)
 
 
 def _marks(plan: Plan, line: Mapping[Any, Any]) -> dict[str, str]:
@@ -177,7 +187,9 @@ def _training(plan: Plan, row: str, shelf: Shelf) -> Cell:
     if not there:
         return Cell("missing")
     seconds = sum(one.cost.seconds for one in there) / len(there)
-    return Cell(f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s", "", seconds, opens=shelf.network(there[0].run_id))
+    return Cell(
+        f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s", "", seconds, opens=shelf.network(there[0].run_id)
+    )
 
 
 def _facts(plan: Plan, frame: pd.DataFrame) -> list[tuple[str, str]]:

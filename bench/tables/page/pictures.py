@@ -18,7 +18,7 @@ from bench.ledger.folder import Results
 from bench.ledger.plan import Cell, Plan
 
 RECORDS = 24  # of which pictures are shown; each is read whole
-EACH = 4  # images of a record
+EACH = 2  # images of a record
 BYTES = 800_000  # of all pictures of a table; each is there twice, small and opened
 LARGEST = 96  # pixels of a side
 
@@ -63,7 +63,7 @@ def gallery(plan: Plan, results: Results) -> list[Item]:
 
 
 def _records(plan: Plan, results: Results) -> list[tuple[Cell, EvalRecord]]:
-    """With kept images: of every row the attack that broke most, then of every row the next; the rows together again."""
+    """Those with kept images: of every row the attack that broke most, then of every row the next; row by row."""
     ranked: list[tuple[int, int, Cell, EvalRecord]] = []
     for place, row in enumerate(plan.rows):
         cells = [c for c in plan.cells if c.row == row and c.seed == plan.seeds[0] and c.at is None]

@@ -36,7 +36,7 @@ class Part(NamedTuple):
     heading: str
     lines: list[Line]
     head: tuple[str, ...] = ()
-    rows: list[tuple[str, ...]] = []
+    rows: tuple[tuple[str, ...], ...] = ()
 
 
 class Article(NamedTuple):
@@ -55,6 +55,7 @@ class Shelf:
 
     results: Results
     articles: dict[tuple[str, ...], Article] = field(default_factory=dict)
+    made: dict[tuple[str, str], Provenance] = field(default_factory=dict)  # of the evaluations' records
 
     def number(self, plan: Plan, line: Mapping[Any, Any]) -> str:
         """The id of the article of a cell. line: of `cells.table`."""
@@ -62,8 +63,9 @@ class Shelf:
         if key not in self.articles:
             made_of = plan.attacked(line["column"])
             cells = [c for c in plan.cells if c.row == line["row"] and c.column in made_of]
-            parts = [Part("", _about_number(plan, line)), Part("Made of", self._made_of(plan, cells))]
-            parts += [Part("Make it again", _again(self._provenances(cells), [c.run_id for c in cells]))]
+            parts = [Part("", _about_number(plan, line)), Part("Made of", self._made_of(plan, cells, line["state"]))]
+            made = [self.made[one] for c in cells if (one := (c.run_id, c.eval_id)) in self.made]
+            parts.append(Part("Make it again", _again(made, [c.run_id for c in cells])))
             self._put("n", key, f"{line['row']}, {line['column']}", plan.title, parts)
         return self.articles[key].id
 
@@ -72,6 +74,7 @@ class Shelf:
         key = ("attack", run_id, eval_id)
         if key not in self.articles:
             record = read_eval(self.results, run_id, eval_id)
+            self.made[run_id, eval_id] = record.provenance
             network = Line("Network", run_id, to=self.network(run_id))
             parts = [
                 Part("", [network, *_about_attack(record)]),
@@ -108,21 +111,18 @@ class Shelf:
     def _put(self, letter: str, key: tuple[str, ...], title: str, lead: str, parts: list[Part]) -> None:
         self.articles[key] = Article(f"{letter}{len(self.articles)}", key[0], title, lead, parts)
 
-    def _made_of(self, plan: Plan, cells: list[Cell]) -> list[Line]:
-        """A link to the record of each seed and part, or why there is none."""
+    def _made_of(self, plan: Plan, cells: list[Cell], state: str) -> list[Line]:
+        """A link to the record of each seed and part, or why there is none. state: of the number."""
         lines = []
         for cell in cells:
-            term = f"{cell.column}, seed {cell.seed}"
-            found = find(plan, cell, self.results)
-            if found.record is None:
-                lines.append(Line(term, f"{found.state}: {found.reason}"))
+            found = None if state == OK else find(plan, cell, self.results)
+            value, to = cell.eval_id, ""
+            if found is None or found.record is not None:
+                to = self.attack(cell.run_id, cell.eval_id)
             else:
-                lines.append(Line(term, cell.eval_id, to=self.attack(cell.run_id, cell.eval_id)))
+                value = f"{found.state}: {found.reason}"
+            lines.append(Line(f"{cell.column}, seed {cell.seed}", value, to=to))
         return lines
-
-    def _provenances(self, cells: list[Cell]) -> list[Provenance]:
-        there = {(c.run_id, c.eval_id): self.results.eval(c.run_id, c.eval_id).exists() for c in cells}
-        return [read_eval(self.results, *key).provenance for key, exists in there.items() if exists]
 
     def _diagnosed(self, record: DiagnosisRecord) -> list[Part]:
         lines = [
@@ -132,7 +132,7 @@ class Shelf:
             Line("Images", str(record.images)),
             Line("Weights, SHA-256", record.weights_sha256, code=True),
         ]
-        rows = [(one.verdict, one.check, one.figure, one.meaning) for one in record.findings]
+        rows = tuple((one.verdict, one.check, one.figure, one.meaning) for one in record.findings)
         checks = Part("Checks", [], ("Verdict", "Check", "Figures", "What it means"), rows)
         return [Part(f"{record.norm} {radius(record.eps)}", lines), checks, *_made_by(record.provenance)]
 
@@ -154,7 +154,9 @@ def _again(made: list[Provenance], runs: list[str]) -> list[Line]:
     if commits := list(dict.fromkeys(one.git_commit for one in made)):
         lines.append(Line("At commit", ", ".join(commits), code=True))
     lines += [Line("Check it", f"bench verify {run_id}", code=True) for run_id in dict.fromkeys(runs)]
-    return [*lines, Line("Note", "Records that are there are kept: give another folder with --results.")] if made else []
+    return (
+        [*lines, Line("Note", "Records that are there are kept: give another folder with --results.")] if made else []
+    )
 
 
 def _about_number(plan: Plan, line: Mapping[Any, Any]) -> list[Line]:
