@@ -113,10 +113,11 @@ def run(table: str, dry_run: bool, jobs: int | None, **given: Any) -> int:
     help="Write to this file instead of the terminal; with --format html a folder (report/) gets one page of all.",
 )
 @click.option("--baseline", metavar="ROW", help="Test the other rows against this one, not against the table's own.")
+@click.option("--no-intervals", "bare", is_flag=True, help="LaTeX without the intervals below the numbers.")
 @click.option("--figures", "pictures", is_flag=True, help="Also draw the tables' figures, beside their CSV.")
 @RESULTS
 def report(
-    names: tuple[str, ...], style: str, out: str | None, baseline: str | None, pictures: bool, results: Path
+    names: tuple[str, ...], style: str, out: str | None, baseline: str | None, bare: bool, pictures: bool, results: Path
 ) -> int:
     """Tables from records alone: all that were planned, or the named ones (table2 or table2-digits).
 
@@ -138,7 +139,7 @@ def report(
 
         tell(f"wrote {build.write_page(made, folder, Path(out))}")
         return 0
-    text = "\n\n".join(report.render(plan, frame, style).rstrip("\n") for plan, frame in made)
+    text = "\n\n".join(report.render(plan, frame, style, not bare).rstrip("\n") for plan, frame in made)
     if out is None:
         tell(text)
     else:

@@ -24,7 +24,7 @@ from bench.ledger.find import OK
 from bench.ledger.folder import Results
 from bench.ledger.plan import Plan
 from bench.ledger.runs import read_run
-from bench.tables import report
+from bench.tables import notation, report
 from bench.tables.page import charts, looks, pictures
 from bench.tables.page.shelf import Shelf
 
@@ -153,8 +153,8 @@ def _cell(plan: Plan, line: Mapping[Any, Any], shelf: Shelf) -> Cell:
     if line["state"] != OK:
         return Cell(str(line["state"]), opens=opens, marks={"": str(line["error"])})
     n, shares = int(line["n"]), [float(line[name]) for name in ("accuracy", "low", "high")]
-    value, low, high = (report.percent(share, n) for share in shares)
-    spread = f", sd {report.percent(line['seed_spread'], n)}" if line["seeds"] > 1 else ""
+    value, low, high = (notation.percent(share, n) for share in shares)
+    spread = f", sd {notation.percent(line['seed_spread'], n)}" if line["seeds"] > 1 else ""
     percents = [round(100 * share, 3) for share in shares]
     best = line["best"] is not None and bool(line["best"])
     interval = f"[{low}, {high}]{spread}"
@@ -166,11 +166,11 @@ def _marks(plan: Plan, line: Mapping[Any, Any]) -> dict[str, str]:
     marks = {}
     if line["p_baseline"] <= 1 - LEVEL:
         above = line["difference"] > 0
-        marks[report.ABOVE if above else report.BELOW] = f"{'above' if above else 'below'} {plan.baseline}"
+        marks[notation.ABOVE if above else notation.BELOW] = f"{'above' if above else 'below'} {plan.baseline}"
     if line["best"] and not pd.isna(line["p_best"]):
-        marks[report.TIED] = "cannot be told apart from the best of its column"
+        marks[notation.TIED] = "cannot be told apart from the best of its column"
     if line["health"]:
-        marks[report.SICK] = "; ".join(f"{run_id}: {words}" for run_id, words in line["health"].items())
+        marks[notation.SICK] = "; ".join(f"{run_id}: {words}" for run_id, words in line["health"].items())
     return marks
 
 
@@ -199,7 +199,7 @@ def _facts(plan: Plan, frame: pd.DataFrame) -> list[tuple[str, str]]:
     if (column := looks.strongest(plan, frame)) and len(of_it := known[known["column"] == column]):
         best = of_it.loc[of_it["accuracy"].idxmax()]
         n = int(best["n"])
-        value, low, high = (report.percent(best[name], n) for name in ("accuracy", "low", "high"))
+        value, low, high = (notation.percent(best[name], n) for name in ("accuracy", "low", "high"))
         facts.append((f"{value} %", f"{best['row']}: the highest under {column} [{low}, {high}]"))
     facts.append((f"{plan.images}", f"{plan.split} images of {plan.dataset}, {plan.arch}"))
     facts.append((f"{len(known)} of {len(frame)}", f"numbers: {len(plan.rows)} networks, {len(plan.columns)} columns"))

@@ -6,6 +6,7 @@ Altair and vl-convert are an extra: without them there are the numbers alone.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -60,6 +61,7 @@ def available() -> bool:
     return True
 
 
+@cache  # it takes two seconds
 def bundle() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script, without a network. Only where `available`."""
     import vl_convert

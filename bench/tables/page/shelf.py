@@ -16,7 +16,7 @@ from bench.ledger.find import OK, find
 from bench.ledger.folder import Results
 from bench.ledger.plan import Cell, Plan
 from bench.ledger.runs import RunRecord, read_run
-from bench.tables.report import percent
+from bench.tables.notation import percent
 
 OURS = ("bench", "__main__.py", "bench.exe")
 
