@@ -126,7 +126,7 @@ def test_behind_a_number_stand_its_record_and_the_command_that_makes_it_again(ma
     for words in (f"bench verify {cell.run_id}", "c0ffee", '<a href="#a', cell.eval_id):
         assert words in number
     record = read_eval(results, cell.run_id, cell.eval_id)
-    attack = article(text, re.findall(r'href="#(a[0-9]+)"', number)[0])
+    attack = article(text, re.findall(r'href="#(a[0-9a-f]+)"', number)[0])
     assert record.adversarial_sha256 is not None
     for words in (
         record.weights_sha256,
@@ -138,7 +138,7 @@ def test_behind_a_number_stand_its_record_and_the_command_that_makes_it_again(ma
         assert words in attack
     for term, value in (("steps", "100"), ("Seconds", "0.5"), ("Passes", "20 forward, 10 backward"), ("Seed", "0")):
         assert re.search(rf"<dt>{term}</dt><dd>\s*(<code>)?{value}", attack), term
-    network = article(text, re.findall(r'href="#(r[0-9]+)"', attack)[0])
+    network = article(text, re.findall(r'href="#(r[0-9a-f]+)"', attack)[0])
     assert "threat.eps" in network and "at-tiny" in network and "epoch 3" in network
 
 
@@ -293,7 +293,7 @@ def test_many_classes_show_their_most_frequent_mistakes(made: Made):
     label = pd.Series(range(20)).repeat(3).reset_index(drop=True)
     wrong = label.where(label.index % 3 > 0, 99).where(label > 0, 7)  # one of three, of the first class all
     images = pd.DataFrame({"label": label, "clean_prediction": label, "adversarial_prediction": wrong})
-    counts = looks._confusion([replace(record, images=images)])
+    counts = looks._confusion([replace(record, norm="none", images=images)])
     assert len(counts) == looks.MOST_MISTAKES and (counts["label"] != counts["predicted"]).all()
     assert counts.iloc[0].tolist() == [0, 7, 3] and set(counts["images"][1:]) == {1}
     every = pd.concat([counts.assign(network="AT", attack=name) for name in ("a", "b")])

@@ -80,17 +80,16 @@ function open() {
   }
   one(".body", dialog).replaceChildren(...[...named.childNodes].map((node) => node.cloneNode(true)));
   dialog.setAttribute("aria-label", one("h3", named).textContent);
-  if (!dialog.open) {
-    opener = document.activeElement;
-    dialog.showModal();
-  }
+  if (!dialog.open) dialog.showModal();
   dialog.scrollTop = 0;
   one("[data-close]", dialog).focus();
 }
 let depth = 0;
 document.addEventListener("click", (event) => {
   const link = event.target.closest("a[href^='#']");
-  if (link) depth = dialog.contains(link) ? depth + 1 : 0;
+  if (!link) return;
+  depth = dialog.contains(link) ? depth + 1 : 0;
+  if (!dialog.contains(link)) opener = link; // going to a fragment takes the focus away
 });
 one("[data-back]", dialog).addEventListener("click", () => {
   if (depth > 0) { depth -= 1; history.back(); } else dialog.close();

@@ -14,6 +14,7 @@ from bench.ledger.diagnoses import DiagnosisRecord, read_diagnoses
 from bench.ledger.evals import EvalRecord, read_eval
 from bench.ledger.find import OK, find
 from bench.ledger.folder import Results
+from bench.ledger.ids import digest
 from bench.ledger.plan import Cell, Plan
 from bench.ledger.runs import RunRecord, read_run
 from bench.tables.notation import percent
@@ -109,7 +110,8 @@ class Shelf:
         return self.articles[key].id if found else ""
 
     def _put(self, letter: str, key: tuple[str, ...], title: str, lead: str, parts: list[Part]) -> None:
-        self.articles[key] = Article(f"{letter}{len(self.articles)}", key[0], title, lead, parts)
+        """The id is made of the names, so that a link to an article outlives the page."""
+        self.articles[key] = Article(f"{letter}{digest(*key)}", key[0], title, lead, parts)
 
     def _made_of(self, plan: Plan, cells: list[Cell], state: str) -> list[Line]:
         """A link to the record of each seed and part, or why there is none. state: of the number."""
