@@ -20,6 +20,7 @@ from bench.ledger.plan import Plan
 from bench.tables.notation import percent, signs
 
 ROOMY = 6  # columns that a page holds in small type
+TRUST = r"@{\hspace{12pt}}l"  # the column
 _SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -55,7 +56,7 @@ def table(plan: Plan, frame: pd.DataFrame, notes: list[str], trusted: list[str] 
         first = [_number(line, looks[line["column"]][place]) for line in of_row]
         cells = [_label(row), *first, *([] if trusted is None else [escape(trusted[place])])]
         under = [_interval(line) for line in of_row] if intervals else []
-        body.append(" & ".join(cells) + (r" \\[-1pt]" if any(under) else r" \\"))
+        body.append(" & ".join(cells) + r" \\")
         if any(under):
             body.append(" & " + " & ".join([*under, *([] if trusted is None else [""])]) + r" \\[2pt]")
     heads = ["", *(_label(column) for column in plan.columns), *([] if trusted is None else ["Trust"])]
@@ -66,9 +67,9 @@ def table(plan: Plan, frame: pd.DataFrame, notes: list[str], trusted: list[str] 
             r"\centering",
             rf"\caption{{{_caption(plan, frame, intervals)}}}",
             rf"\label{{tab:{plan.name}}}",
-            r"\smallskip",
+            r"\medskip",
             rf"{_size(len(heads) - 1)}",
-            rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
+            rf"\begin{{tabular}}{{l{'r' * len(plan.columns)}{'' if trusted is None else TRUST}}}",
             r"\toprule",
             " & ".join(heads) + r" \\",
             r"\midrule",
@@ -124,7 +125,7 @@ def _odd(plan: Plan) -> bool:
 
 def _size(columns: int) -> str:
     """Smaller the more columns there are."""
-    return r"\small" if columns <= ROOMY else r"\footnotesize\setlength{\tabcolsep}{3pt}"
+    return r"\small" if columns <= ROOMY else r"\footnotesize\setlength{\tabcolsep}{4pt}"
 
 
 def _caption(plan: Plan, frame: pd.DataFrame, intervals: bool) -> str:

@@ -23,9 +23,9 @@ TABLE = r"""\begin{tabular}{lrr}
 \toprule
  & Clean & C\&W \\
 \midrule
-AT & \textbf{100.0} & \textbf{75.0} \\[-1pt]
+AT & \textbf{100.0} & \textbf{75.0} \\
  & {\scriptsize [51.0, 100.0]} & {\scriptsize [30.1, 95.4]} \\[2pt]
-MAT\_h2 & \underline{75.0}\rlap{\textsuperscript{=}} & \underline{50.0}\rlap{\textsuperscript{=}} \\[-1pt]
+MAT\_h2 & \underline{75.0}\rlap{\textsuperscript{=}} & \underline{50.0}\rlap{\textsuperscript{=}} \\
  & {\scriptsize [30.1, 95.4]} & {\scriptsize [15.0, 85.0]} \\[2pt]
 \bottomrule
 \end{tabular}"""

@@ -218,6 +218,24 @@ def test_what_broke_what_is_counted_image_by_image(made: Made):
     assert confusions[("AT", "C&W", 3, 3)] == 5 and confusions[("AT", "C&W", 3, 7)] == 3
 
 
+def test_what_stands_for_robustness(made: Made):
+    plan, _, frame = made
+
+    def of(*columns: str, norm: str = "Linf") -> str | None:
+        cells = [cell for cell in plan.cells if cell.column in columns]
+        name = next(cell.attack for cell in plan.cells if cell.column == "C&W")
+        attacks = plan.attacks | {name: {"attack": "cw", "settings": {"threat": {"norm": norm, "eps": 0.1}}}}
+        about = {"columns": list(columns), "cells": cells, "budgets": dict.fromkeys(columns, ""), "attacks": attacks}
+        return looks.strongest(replace(plan, unions={}, **about), frame[frame["column"].isin(columns)])
+
+    means = frame.groupby("column")["accuracy"].mean()
+    assert means["C&W"] < means["FGSM"] and abs(means["L2 0.5"] - 0.5) < abs(means["L2 0.1"] - 0.5)
+    assert looks.strongest(plan, frame) == "Worst"
+    assert looks.strongest(replace(plan, figure=Figure("cost", column="FGSM")), frame) == "FGSM"
+    assert of("Clean", "L2 0.1", "L2 0.5", "FGSM", "C&W") == "C&W" and of("Clean", "L2 0.5", "L2 0.1") == "L2 0.5"
+    assert of("FGSM", "C&W", norm="own") == "FGSM" and of("C&W", norm="own") == "C&W" and of("Clean") is None
+
+
 def test_beyond_its_radius_an_adversarial_image_is_no_confusion(made: Made):
     confusions = looks.seen(made[0], made[1]).confusions.set_index(["network", "attack", "predicted"])["images"]
     assert confusions[("MAT_h2", "L2 0.1", 3)] == 8, "all need 0.3 or more"

@@ -94,7 +94,7 @@ def page(made: Sequence[tuple[Plan, pd.DataFrame]], results: Results) -> str:
         hashes=[_hash(script) for script in scripts],
         picture=_picture,
         lacking="" if drawn else charts.LACKING,
-        level=f"{LEVEL:.0%}",
+        level=f"{100 * LEVEL:.0f} %",
     )
 
 

@@ -38,19 +38,23 @@ class Seen(NamedTuple):
 
 
 def strongest(plan: Plan, frame: pd.DataFrame) -> str | None:
-    """The column that stands for robustness: that of the plan's figure, else its last union, else of the attacks (in a
-    norm, where there is one) that with the lowest mean over the rows; None where there is no attack with a number.
+    """The column that stands for robustness; None where there is no attack with a number.
+
+    That of the plan's figure, else its last union, else of the attacks (in a norm, where there is one) that with the
+    lowest mean over the rows. Of one attack read at several radii, where nothing else is, the one that tells most: the
+    radius with the mean nearest to a half.
     """
     if plan.figure is not None and plan.figure.kind == "cost":
         return plan.figure.column
-    known = frame[(frame["state"] == OK) & ~frame["column"].isin([clean_column(plan)])]
-    if unions := [column for column in plan.unions if column in set(known["column"])]:
+    means = frame[frame["state"] == OK].groupby("column")["accuracy"].mean()
+    if unions := [column for column in plan.unions if column in means]:
         return unions[-1]
-    known = known[~known["column"].isin(list(plan.means))]
-    own = {cell.column for cell in plan.cells if _norm(plan, cell) == "own"}
-    in_a_norm = known[~known["column"].isin(own)]
-    means = (known if in_a_norm.empty else in_a_norm).groupby("column")["accuracy"].mean()
-    return None if means.empty else str(means.idxmin())
+    kinds = {cell.column: cell for cell in plan.cells if cell.column in means and cell.column_attack != CLEAN}
+    whole = {column: cell for column, cell in kinds.items() if cell.at is None}
+    in_a_norm = [column for column, cell in whole.items() if _norm(plan, cell) != "own"]
+    if chosen := in_a_norm or list(whole):
+        return min(chosen, key=lambda column: means[column])
+    return min(kinds, key=lambda column: abs(means[column] - 0.5), default=None)
 
 
 def clean_column(plan: Plan) -> str | None:

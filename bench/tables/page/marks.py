@@ -91,8 +91,8 @@ def _scatter(data: pd.DataFrame, x_title: str, y_title: str) -> Spec:
     x = alt.X("clean:Q", title=x_title, scale=alt.Scale(zero=False, nice=False, padding=12))
     y = _percent("robust", y_title, zero=False, nice=False, padding=12)
     base = alt.Chart(data)
-    across = base.mark_rule(color=COLOURS[0], opacity=0.45).encode(x=alt.X("clean_low:Q"), x2="clean_high", y=y)
-    up = base.mark_rule(color=COLOURS[0], opacity=0.45).encode(x=x, y=alt.Y("robust_low:Q"), y2="robust_high")
+    across = base.mark_rule(color=COLOURS[0], opacity=0.6).encode(x=alt.X("clean_low:Q"), x2="clean_high", y=y)
+    up = base.mark_rule(color=COLOURS[0], opacity=0.6).encode(x=x, y=alt.Y("robust_low:Q"), y2="robust_high")
     return _named(base, x, y, across + up, data)
 
 
@@ -110,14 +110,14 @@ def _cost(data: pd.DataFrame, y_title: str) -> Spec:
     )
     y = _percent("accuracy_percent", y_title, zero=False, nice=False, padding=12)
     base = alt.Chart(data)
-    up = base.mark_rule(color=COLOURS[0], opacity=0.45).encode(x=x, y=alt.Y("low_percent:Q"), y2="high_percent")
+    up = base.mark_rule(color=COLOURS[0], opacity=0.6).encode(x=x, y=alt.Y("low_percent:Q"), y2="high_percent")
     return _named(base, x, y, up, data)
 
 
 def _named(base: Spec, x: Spec, y: Spec, bars: Spec, data: pd.DataFrame) -> Spec:
     """Bars, points on them, and the name of each point where `_labelled` found room."""
-    told = _tips(data.drop(columns=["label_x", "label_y"]))
-    leads = base.mark_rule(color="#888888", strokeWidth=0.6).encode(x=x, y=y, x2="label_x", y2="label_y")
+    told = _tips(data.drop(columns=["label_x", "label_y", "lead_x"]))
+    leads = base.mark_rule(color="#888888", strokeWidth=0.6).encode(x=x, y=y, x2="lead_x", y2="label_y")
     points = base.mark_point(filled=True, size=70, color=COLOURS[0], opacity=1).encode(x=x, y=y, tooltip=told)
     names = base.mark_text(align="left", dx=2, fontSize=11, color="#000000").encode(
         x=alt.X("label_x:Q"), y=alt.Y("label_y:Q"), text="network:N"
@@ -126,8 +126,8 @@ def _named(base: Spec, x: Spec, y: Spec, bars: Spec, data: pd.DataFrame) -> Spec
 
 
 def _labelled(data: pd.DataFrame, x: tuple[str, ...], y: tuple[str, ...], log: bool = False) -> pd.DataFrame:
-    """With label_x, label_y: a place for the name of each point, right of it, that covers no other name and no point.
-    x, y: the columns of a value, its low and its high end.
+    """With label_x, label_y: a place for the name of each point, its left end and middle, that covers no other name and
+    no point; and lead_x, where a line from the point meets it. x, y: the columns of a value, its low and its high end.
     """
 
     def scaled(columns: tuple[str, ...], side: float, log: bool) -> tuple[np.ndarray, float, float]:
@@ -136,16 +136,19 @@ def _labelled(data: pd.DataFrame, x: tuple[str, ...], y: tuple[str, ...], log: b
         return (values[:, 0] - low) / ((high - low) or 1) * side, low, (high - low) or 1
 
     if data.empty:
-        return data.assign(label_x=[], label_y=[])
+        return data.assign(label_x=[], label_y=[], lead_x=[])
     (px, x_low, x_range), (py, y_low, y_range) = scaled(x, ROOM, log), scaled(y, HIGH, False)
     taken = [(a - 5, b - 5, a + 5, b + 5) for a, b in zip(px, py, strict=True)]
     places = []
     for a, b, name in zip(px, py, data["network"], strict=True):
-        left, up = _free(a, b, LETTER * len(name), taken, ROOM)
-        taken.append((left, up - 6, left + LETTER * len(name), up + 6))
-        places.append((x_low + left / (ROOM) * x_range, y_low + up / HIGH * y_range))
-    label_x = [10**a if log else a for a, _ in places]
-    return data.assign(label_x=label_x, label_y=[b for _, b in places])
+        wide = LETTER * len(name)
+        left, up = _free(a, b, wide, taken, ROOM)
+        taken.append((left, up - 6, left + wide, up + 6))
+        places.append((left, up, min(max(a, left), left + wide)))
+    lefts, ups, leads = np.array(places).T
+    ends = {"label_x": x_low + lefts / ROOM * x_range, "lead_x": x_low + leads / ROOM * x_range}
+    ends = {name: 10**end for name, end in ends.items()} if log else ends
+    return data.assign(**ends, label_y=y_low + ups / HIGH * y_range)
 
 
 def _free(x: float, y: float, wide: float, taken: Sequence[tuple[float, ...]], most: float) -> tuple[float, float]:

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from bench.ground.provenance import Provenance
-from bench.ground.stats import LEVEL
 from bench.ledger.budgets import radius
 from bench.ledger.diagnoses import DiagnosisRecord, read_diagnoses
 from bench.ledger.evals import EvalRecord, read_eval
@@ -191,7 +190,7 @@ def _compared(plan: Plan, line: Mapping[Any, Any]) -> list[Line]:
         words = f"{points[0]} points [{points[1]}, {points[2]}], adjusted p = {line['p_baseline']:.3g}"
         lines.append(Line(f"Against {plan.baseline}", words))
     if line["best"] is not None:
-        told = "the best, or as good as the best" if line["best"] else f"below it at {LEVEL:.0%}"
+        told = "the best, or as good as the best" if line["best"] else "below it"
         p = "" if line["p_best"] != line["p_best"] else f", adjusted p = {line['p_best']:.3g}"
         lines.append(Line("Against the best of the column", told + p))
     return lines
