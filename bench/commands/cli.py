@@ -39,6 +39,7 @@ from bench.commands.options import (
     SET,
     STD,
     WEIGHTS_KEY,
+    filled_of,
     options,
 )
 from bench.ground.config import UserError, choose
@@ -109,6 +110,7 @@ def run(table: str, dry_run: bool, jobs: int | None, **given: Any) -> int:
 )
 @click.option(
     "--out",
+    callback=filled_of,
     metavar="PATH",
     help="Write to this file instead of the terminal; with --format html a folder (report/) gets one page of all.",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import re
 import subprocess
@@ -16,6 +17,7 @@ import page_made
 import pandas as pd
 import pytest
 from hand_made import renamed, run_record
+from PIL import Image
 
 from bench.commands.cli import main
 from bench.ledger import adversarial
@@ -264,6 +266,24 @@ def test_the_gallery_holds_what_fell_with_its_scale(made: Made, text: str):
     assert all((item.label, item.before, item.after) == (3, 3, 7) for item in items)
     assert items[0].scale == pytest.approx(page_made.DELTA) and items[0].distances["linf"] == 0.03
     assert f"from black &minus;{page_made.DELTA} to white +{page_made.DELTA}" in article(text, "t0-g1")
+    drawn = {name: levels(getattr(items[0], name)) for name in ("original", "perturbation", "adversarial")}
+    assert drawn == {"original": {128}, "perturbation": {0, 255}, "adversarial": {120, 135}}
+
+
+def levels(picture: str) -> set[int]:
+    """The grey levels of a picture in the page."""
+    with Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2]))) as image:
+        assert image.size == (4, 4)
+        return set(image.tobytes())
+
+
+def test_the_gallery_leaves_out_what_lies_beyond_the_radius(made: Made):
+    plan, results, _ = made
+    cell = next(cell for cell in plan.cells if (cell.row, cell.column) == ("AT", "C&W"))
+    record = read_eval(results, cell.run_id, cell.eval_id)
+    held = record.images.assign(robust=record.images["robust"] | (record.images["image"] == 3))
+    assert [item.image for item in pictures._items(cell, record, results)] == [3, 4, 5]
+    assert [item.image for item in pictures._items(cell, replace(record, images=held), results)] == [4, 5]
 
 
 def test_without_originals_the_gallery_shows_the_adversarial_image_and_without_images_the_command(
@@ -323,6 +343,12 @@ def test_a_page_leaves_torch_unloaded():
         "import sys\nfrom bench.tables.page import build\nsys.exit('torch' in sys.modules or 'altair' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_a_table_of_which_nothing_was_run_has_a_page_too(tmp_path: Path):
+    plan, results = page_made.planned(), Results(tmp_path)
+    text = build.page([(plan, cells.table(plan, results))], results)
+    assert text.count(">missing</a>") == 12 and "0 of 12" in text and "data:image/svg" not in text
 
 
 def test_several_tables_and_a_broken_record(
