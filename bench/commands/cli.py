@@ -7,6 +7,7 @@ and SIGTERM are one sentence and 130 or 143, and what is done is kept.
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -44,6 +45,7 @@ from bench.commands.options import (
     WEIGHTS,
     WEIGHTS_KEY,
     choice_of,
+    filled_of,
     options,
     reading_of,
 )
@@ -111,31 +113,46 @@ def run(table: str, dry_run: bool, jobs: int | None, **given: Any) -> int:
     show_default=True,
     type=click.Choice(["markdown", "csv", "latex", "html", "text"]),
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Write to this file instead of the terminal.")
+@click.option(
+    "--out",
+    callback=filled_of,
+    metavar="PATH",
+    help="Write to this file instead of the terminal; with --format html a folder (report/) gets one page of all.",
+)
 @click.option("--baseline", metavar="ROW", help="Test the other rows against this one, not against the table's own.")
+@click.option("--no-intervals", "bare", is_flag=True, help="LaTeX without the intervals below the numbers.")
 @click.option("--figures", "pictures", is_flag=True, help="Also draw the tables' figures, beside their CSV.")
 @RESULTS
 def report(
-    names: tuple[str, ...], style: str, out: Path | None, baseline: str | None, pictures: bool, results: Path
+    names: tuple[str, ...], style: str, out: str | None, baseline: str | None, bare: bool, pictures: bool, results: Path
 ) -> int:
-    """Tables from records alone: all that were planned, or the named ones (table2 or table2-digits)."""
+    """Tables from records alone: all that were planned, or the named ones (table2 or table2-digits).
+
+    Example: bench report table2 --format html --out report/ writes report/index.html, a page with charts, pictures and
+    the records behind every number, that opens without a network.
+    """
     from bench.ground.files import write_text
     from bench.tables import cells, figures, report
 
     folder = Results(results)
     plans = [plan if baseline is None else plan.against(baseline) for plan in _plans(folder, names)]
     made = [(plan, cells.table(plan, folder)) for plan in plans]
-    text = "\n\n".join(report.render(plan, frame, style).rstrip("\n") for plan, frame in made)
     for plan, frame in made if pictures else []:
         drawn = figures.draw(plan, frame, folder)
         for line in [f"wrote {picture}" for picture in drawn] or [f"{plan.name} has no figure"]:
             tell(line, err=True)
+    if style == "html" and out is not None and (out.endswith(("/", os.sep)) or Path(out).is_dir()):
+        from bench.tables.page import build
+
+        tell(f"wrote {build.write_page(made, folder, Path(out))}")
+        return 0
+    text = "\n\n".join(report.render(plan, frame, style, not bare).rstrip("\n") for plan, frame in made)
     if out is None:
         tell(text)
     else:
-        if out.exists() and not out.is_file():
+        if Path(out).exists() and not Path(out).is_file():
             raise UserError(f"--out {out} is no plain file; leave it out, and the tables are printed")
-        write_text(out.resolve(), text + "\n")
+        write_text(Path(out).resolve(), text + "\n")
     return 0
 
 

@@ -1,4 +1,5 @@
-"""Adversarial images beside their record: those that fool the network, compressed, with their hash in the record.
+"""Adversarial images beside their record: those that fool the network and their originals, compressed, with the hash of
+the file in the record. Files of before originals were kept are read too.
 
 A NumPy archive (.npz, deflate): it opens everywhere and, read without pickle, cannot run code; safetensors has no
 compression. Written before the record, so a record that names a hash has its images.
@@ -11,7 +12,7 @@ import io
 import zipfile
 import zlib
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -34,11 +35,25 @@ def fooled(table: pd.DataFrame) -> pd.Series:
     return right & (table["adversarial_prediction"] != table["label"])
 
 
-def keep(results: Results, run_id: str, eval_id: str, table: pd.DataFrame, x_adv: Images) -> str:
-    """Writes those of x_adv [N, C, H, W] that fool, in the order of the table; returns the file's SHA-256."""
+class Pair(NamedTuple):
+    """A kept image [C, H, W]. x: its original, None in files of before these were kept."""
+
+    x_adv: Images
+    x: Images | None
+
+
+def keep(
+    results: Results, run_id: str, eval_id: str, table: pd.DataFrame, x_adv: Images, x: Images | None = None
+) -> str:
+    """Writes those of x_adv [N, C, H, W] that fool, and their originals of x [N, C, H, W] where these are given, both
+    in the order of the table; returns the file's SHA-256.
+    """
     chosen = fooled(table).to_numpy()
+    arrays = {"x_adv": x_adv} if x is None else {"x_adv": x_adv, "x": x}
     file = io.BytesIO()
-    np.savez_compressed(file, image=table["image"].to_numpy()[chosen], x_adv=x_adv[chosen])
+    np.savez_compressed(
+        file, image=table["image"].to_numpy()[chosen], **{name: images[chosen] for name, images in arrays.items()}
+    )
     content = file.getvalue()
     write_atomic(results.adversarial(run_id, eval_id), lambda out: out.write(content))
     return hashlib.sha256(content).hexdigest()
@@ -48,6 +63,11 @@ def read(results: Results, record: EvalRecord, shape: tuple[int, ...] | None = N
     """Image id -> its kept adversarial image [C, H, W], which is `shape` where that is known; {} where none were kept.
     Raises UserError.
     """
+    return {image: pair.x_adv for image, pair in read_pairs(results, record, shape).items()}
+
+
+def read_pairs(results: Results, record: EvalRecord, shape: tuple[int, ...] | None = None) -> dict[int, Pair]:
+    """As `read`, with the originals where they were kept. Raises UserError."""
     path = results.adversarial(record.run_id, record.eval_id)
     if record.adversarial_sha256 is None:
         return {}
@@ -59,20 +79,24 @@ def read(results: Results, record: EvalRecord, shape: tuple[int, ...] | None = N
         raise UserError(f"{path}: truncated or altered since the attack; delete it and its record and run again")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if sorted(archive.namelist()) != ["image.npy", "x_adv.npy"]:
-                raise ValueError(f"it holds {', '.join(archive.namelist()[:4]) or 'nothing'}, not image and x_adv")
-            most = len(record.images)
-            image = _array(archive, "image", np.dtype("<i8"), 1, 8 * most)
-            x_adv = _array(archive, "x_adv", np.dtype("<f4"), 4, 4 * most * prod(shape) if shape else UNPACKED)
+            names = sorted(archive.namelist())
+            if names not in (["image.npy", "x_adv.npy"], ["image.npy", "x.npy", "x_adv.npy"]):
+                raise ValueError(f"it holds {', '.join(archive.namelist()[:4]) or 'nothing'}, not image, x_adv and x")
+            most = 4 * len(record.images) * prod(shape) if shape else UNPACKED
+            image = _array(archive, "image", np.dtype("<i8"), 1, 8 * len(record.images))
+            x_adv = _array(archive, "x_adv", np.dtype("<f4"), 4, most)
+            x = _array(archive, "x", np.dtype("<f4"), 4, most) if "x.npy" in names else None
     except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: is no archive of adversarial images ({first_line(error)})") from error
     wanted = (len(image), *(shape or x_adv.shape[1:]))
-    if x_adv.shape != wanted or len(np.unique(image)) < len(image):
+    shapes = [x_adv.shape] if x is None else [x_adv.shape, x.shape]
+    if any(found != wanted for found in shapes) or len(np.unique(image)) < len(image):
         raise UserError(
-            f"{path}: its images are {list(x_adv.shape)} with {len(image)} numbers; wanted {list(wanted)}, each number "
-            "once; delete it and its record and run again"
+            f"{path}: its images are {' and '.join(str(list(found)) for found in shapes)} with {len(image)} numbers; "
+            f"wanted {list(wanted)}, each number once; delete it and its record and run again"
         )
-    return dict(zip(image.tolist(), x_adv, strict=True))
+    originals = [None] * len(image) if x is None else list(x)
+    return {one: Pair(*pair) for one, *pair in zip(image.tolist(), x_adv, originals, strict=True)}
 
 
 def _array(archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any], axes: int, most: int) -> NDArray[Any]:

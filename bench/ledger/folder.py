@@ -47,6 +47,10 @@ class Results:
         """The folder of all records of one network under attacks."""
         return self.root / "evals" / check_id(run_id)
 
+    def history(self, training_id: str) -> Path:
+        """The epochs of one training."""
+        return self.training(training_id) / "history.json"
+
     def eval(self, run_id: str, eval_id: str) -> Path:
         """The record of one network under one attack."""
         return self.evals(run_id) / f"{check_id(eval_id)}.parquet"

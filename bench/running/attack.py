@@ -181,8 +181,8 @@ class _Job:
         """The record on disk -> where it and the images came from."""
         run_id = self.subject.run_id
         if self.how.keep_adversarial and resolved["attack"] != CLEAN:
-            x_adv = verdicts.x_adv.cpu().numpy()
-            more["adversarial_sha256"] = adversarial.keep(self.folder, run_id, eval_id, verdicts.table, x_adv)
+            x_adv, x = verdicts.x_adv.cpu().numpy(), self.images.x.cpu().numpy()
+            more["adversarial_sha256"] = adversarial.keep(self.folder, run_id, eval_id, verdicts.table, x_adv, x)
         record = EvalRecord(
             run_id=run_id,
             eval_id=eval_id,

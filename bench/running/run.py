@@ -315,9 +315,8 @@ class TableRun:
         attack, resolved = self.attacks[cell.column_attack]
         kept = None
         if self.options.keep_adversarial and attack is not None:
-            kept = adversarial.keep(
-                self.results, cell.run_id, cell.eval_id, verdicts.table, verdicts.x_adv.cpu().numpy()
-            )
+            x_adv, x = verdicts.x_adv.cpu().numpy(), self.images.x.cpu().numpy()
+            kept = adversarial.keep(self.results, cell.run_id, cell.eval_id, verdicts.table, x_adv, x)
         return EvalRecord(
             run_id=cell.run_id,
             eval_id=cell.eval_id,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from bench.ground.provenance import TrainingCost, provenance
 from bench.judge.evaluate import check_logits
 from bench.ledger import ids
 from bench.ledger.folder import Results, Source
+from bench.ledger.histories import Epoch, HistoryRecord, read_history, write_history
 from bench.ledger.runs import RunRecord
 from bench.running.tune import start_up
 from bench.subjects import data, models, registry
@@ -197,6 +198,10 @@ class Training:
         """validation: what the checkpoints were chosen with; the records say so, and tables look at it."""
         run_as = "; ".join(filter(None, [result.run_as, *self.remarks]))
         cost, chosen_with = self._cost(result), Images(*(part.cpu() for part in validation)).sha256
+        shown = [Epoch(**{one.name: getattr(report, one.name) for one in fields(Epoch)}) for report in result.history]
+        history = HistoryRecord(self.training_id, shown)
+        if read_history(results, self.training_id) != history:
+            write_history(results, history)
         networks = [*self._networks(result.best, result.health), *self._networks(result.last, result.health)]
         for run_id, network in zip(self.run_ids, networks, strict=True):
             record = self._record(run_id, network, cost, teacher)

@@ -25,34 +25,27 @@ from bench.ledger.find import OK
 from bench.ledger.folder import Results
 from bench.ledger.named import unlike_suite
 from bench.ledger.plan import Plan
+from bench.tables import latex
 from bench.tables.compare import COLUMNS as COMPARED
+from bench.tables.notation import ABOVE, BELOW, SICK, TIED, percent, signs
 
-SICK = "(!)"  # behind a number of a network whose training went wrong
-ABOVE, BELOW = "+", "-"  # of a row against the baseline
-TIED = "="  # behind a number that cannot be told apart from the best of its column
 COMPARED_POINTS = ["difference_points", "difference_low_points", "difference_high_points"]
-FINE = 1000  # images from which two decimals mean something: one image is 0.1 points or less
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-}  # fmt: skip
 
 
-def render(plan: Plan, frame: pd.DataFrame, style: str) -> str:
-    """The table of `tables.table` in one of FORMATS. Raises UserError for another format."""
-    text = FORMATS[choose(style, FORMATS, "format")](plan, frame)
+def render(plan: Plan, frame: pd.DataFrame, style: str, intervals: bool = True) -> str:
+    """The table of `tables.table` in one of FORMATS. intervals: whether LaTeX shows them; the others always do. Raises
+    UserError for another format, and for one that cannot be without intervals.
+    """
+    if not intervals and style != "latex":
+        raise UserError(f"--no-intervals goes with --format latex, where a caption says what a number is, not {style}")
+    made = FORMATS[choose(style, FORMATS, "format")]
+    text = made(plan, frame) if intervals else _latex(plan, frame, intervals)
     return text if style == "csv" else visible(text)  # a CSV is read again
 
 
 def write_table(plan: Plan, frame: pd.DataFrame, results: Results) -> Path:
     """The table as CSV among the results; returns its path. Raises UserError."""
     return write_text(results.table(plan.name), _csv(plan, frame))
-
-
-def percent(share: float, n: int) -> str:
-    """0.8314, 450 -> "83.1"; two decimals from 1000 images on."""
-    return f"{100 * share:.{2 if n >= FINE else 1}f}"
 
 
 def against_paper(plan: Plan, frame: pd.DataFrame, reference: Path) -> pd.DataFrame:
@@ -118,9 +111,7 @@ def _wide(plan: Plan, frame: pd.DataFrame, escape: Callable[[str], str] = str, b
     content = [[cells[row, column] for column in plan.columns] for row in plan.rows]
     index = pd.Index([escape(row) for row in plan.rows], name=escape("Network"))
     wide = pd.DataFrame(content, index=index, columns=[escape(column) for column in plan.columns])
-    trusted = _trusted(frame)
-    if any(trusted.values()):
-        words = [(trusted[row] or "not diagnosed").partition(":")[0].partition(" (")[0] for row in plan.rows]
+    if words := _trust_words(plan, frame):
         wide.insert(len(wide.columns), "Trust", words, allow_duplicates=True)
     return wide
 
@@ -130,6 +121,13 @@ def _trusted(frame: pd.DataFrame) -> dict[str, str | None]:
     return {line["row"]: line["trust"] for line in frame.to_dict("records")}
 
 
+def _trust_words(plan: Plan, frame: pd.DataFrame) -> list[str] | None:
+    """Trust in a word for each row; None where nobody was diagnosed."""
+    trusted = _trusted(frame)
+    words = [(trusted[row] or "not diagnosed").partition(":")[0].partition(" (")[0] for row in plan.rows]
+    return words if any(trusted.values()) else None
+
+
 def _cell(line: dict[Any, Any]) -> str:
     """ "83.1 [79.4, 86.3]", with "sd 0.5" over several seeds and the signs where it is so, or the state in a word."""
     if line["state"] != OK:
@@ -137,15 +135,10 @@ def _cell(line: dict[Any, Any]) -> str:
     n = int(line["n"])
     value, low, high = (percent(line[name], n) for name in ("accuracy", "low", "high"))
     spread = f" sd {percent(line['seed_spread'], n)}" if line["seeds"] > 1 else ""
-    signs = [SICK] if line["health"] else []
-    if line["p_baseline"] <= 1 - LEVEL:
-        signs.append(ABOVE if line["difference"] > 0 else BELOW)
-    if line["best"] and not pd.isna(line["p_best"]):
-        signs.append(TIED)
-    return " ".join([f"{value} [{low}, {high}]{spread}", *signs])
+    return " ".join([f"{value} [{low}, {high}]{spread}", *signs(line)])
 
 
-def _notes(plan: Plan, frame: pd.DataFrame) -> list[str]:
+def notes_of(plan: Plan, frame: pd.DataFrame) -> list[str]:
     """What stands under the table, one sentence or two a line."""
     seeds = ", ".join(str(seed) for seed in plan.seeds)
     many = len(plan.seeds) > 1
@@ -235,7 +228,7 @@ def _markdown(plan: Plan, frame: pd.DataFrame) -> str:
 
     wide = _wide(plan, frame, escape, "**{}**")
     body = wide.to_markdown(disable_numparse=True, colalign=["left"] + ["right"] * len(wide.columns))
-    notes = "\n".join(f"- {escape(note)}" for note in _notes(plan, frame))
+    notes = "\n".join(f"- {escape(note)}" for note in notes_of(plan, frame))
     return f"### {escape(plan.title)}\n\n{body}\n\n{notes}"
 
 
@@ -243,7 +236,7 @@ def _text(plan: Plan, frame: pd.DataFrame) -> str:
     wide = _wide(plan, frame)
     align = ["left"] + ["right"] * len(wide.columns)
     body = wide.to_markdown(tablefmt="simple", disable_numparse=True, colalign=align)
-    return "\n".join([plan.title, "", body, "", *_notes(plan, frame)])
+    return "\n".join([plan.title, "", body, "", *notes_of(plan, frame)])
 
 
 def _csv(plan: Plan, frame: pd.DataFrame) -> str:
@@ -259,28 +252,17 @@ def _csv(plan: Plan, frame: pd.DataFrame) -> str:
     return to_csv(tidy[columns], float_format="%.4f")
 
 
-def _latex(plan: Plan, frame: pd.DataFrame) -> str:
-    """A table environment for the booktabs package; the notes follow it."""
-
-    def escape(text: str) -> str:
-        return "".join(_LATEX.get(sign, sign) for sign in text)
-
-    wide = _wide(plan, frame, escape, r"\textbf{{}}")
-    body: str = wide.rename_axis(None).to_latex(
-        escape=False,  # done, for the notes in the same way
-        column_format="l" + "r" * len(wide.columns),
-        caption=escape(plan.title),
-        label=f"tab:{plan.name}",
-        position="ht",
-    )
-    return body + "\n".join(rf"\noindent {escape(note)}\par" for note in _notes(plan, frame))
+def _latex(plan: Plan, frame: pd.DataFrame, intervals: bool = True) -> str:
+    """See `bench.tables.latex`, whose caption says what the first note does, and where the highest alone is bold."""
+    notes = [note.replace(" (both in bold, where there is bold)", "") for note in notes_of(plan, frame)[1:]]
+    return latex.table(plan, frame, notes, _trust_words(plan, frame), intervals)
 
 
 def _html(plan: Plan, frame: pd.DataFrame) -> str:
     """A figure element, to stand in a page of one's own."""
     wide = _wide(plan, frame, html.escape, "<b>{}</b>").rename_axis(None)
     body = wide.to_html(escape=False, border=0)  # done, cell by cell
-    notes = "\n".join(f"<li>{html.escape(note)}</li>" for note in _notes(plan, frame))
+    notes = "\n".join(f"<li>{html.escape(note)}</li>" for note in notes_of(plan, frame))
     caption = f"<figcaption>{html.escape(plan.title)}</figcaption>"
     return f"<figure>\n{caption}\n{body}\n<ul>\n{notes}\n</ul>\n</figure>"
 

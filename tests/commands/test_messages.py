@@ -462,6 +462,7 @@ CASES = [
     Case("full disk", "train at-digits --results other", lambda monkeypatch: small_files()),
     Case("report without results", "report table2 --results other"),
     Case("report into what is no file", "report tiny --out .", planned()),
+    Case("numbers without intervals that no caption explains", "report tiny --no-intervals", planned()),
     Case("plan whose parts do not fit", "report tiny", misfit),
     Case("plan that names a file elsewhere", "check tiny --paper",
          planned(lambda plan: replace(plan, reference="../secret.csv"))),

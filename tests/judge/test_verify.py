@@ -18,7 +18,9 @@ from bench.judge import verify
 from bench.ledger import adversarial
 from bench.ledger.evals import EvalRecord, read_eval, write_eval
 from bench.ledger.folder import Results
-from bench.ledger.runs import list_runs
+from bench.ledger.histories import read_history
+from bench.ledger.plan import read_plan
+from bench.ledger.runs import list_runs, read_run
 from bench.subjects import data
 
 TRAIN = ["--set", "at-digits.schedule.epochs=2", "--set", "at-digits.inner.steps=2"]
@@ -282,5 +284,29 @@ def test_a_table_keeps_what_it_is_told_to_and_is_verified(tmp_path: Path, capsys
     code, out, _ = bench(capsys, *command, "--keep-adversarial")
     assert code == 0 and "attacked 2, kept 1" in out and len(list(tmp_path.rglob("*.npz"))) == 2
     assert "attacked 0, kept 3" in bench(capsys, *command, "--keep-adversarial")[1]
+    _check_originals(Results(tmp_path / "r"), name)
+    _check_history(Results(tmp_path / "r"), name)
     code, out, _ = bench(capsys, "verify", name, "--results", tmp_path / "r")
     assert code == 0 and out.count("20 of 30 images") == 3
+
+
+def _check_originals(folder: Results, name: str) -> None:
+    """Beside each kept image lies the test image that it was made of."""
+    cells = [cell for cell in read_plan(folder, name).cells if cell.column == "FGSM"]
+    record = read_eval(folder, cells[0].run_id, cells[0].eval_id)
+    test = data.load("digits").test
+    pairs, x = adversarial.read_pairs(folder, record), dict(zip(test.ids.tolist(), test.x, strict=True))
+    far = record.images.set_index("image")["linf"]
+    assert pairs, "FGSM fools somebody"
+    for image, pair in pairs.items():
+        assert (pair.x == x[image].numpy()).all()
+        assert abs(pair.x_adv - pair.x).max() == pytest.approx(far[image], abs=1e-6)
+
+
+def _check_history(folder: Results, name: str) -> None:
+    """The epochs of the training lie beside its records, and say of the best one what its record says."""
+    run = read_run(folder, read_plan(folder, name).cells[0].run_id)
+    history = read_history(folder, run.training_id)
+    assert history is not None and len(history.epochs) == run.settings["schedule"]["epochs"]
+    best = history.epochs[run.epoch - 1]
+    assert run.validation == {"clean": best.clean[run.member], "robust": best.robust[run.member]}

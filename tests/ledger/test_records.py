@@ -18,6 +18,7 @@ from bench.ground.provenance import provenance
 from bench.ledger import errors, evals, runs
 from bench.ledger.errors import ErrorRecord
 from bench.ledger.folder import Results
+from bench.ledger.histories import Epoch, HistoryRecord, read_history, write_history
 
 RUN, EVAL = "at-dots-cnn-s0-12345678.best", "cw-n3-12345678"
 
@@ -46,6 +47,25 @@ def test_an_eval_comes_back_as_it_was_from_one_file(results: Results):
     assert found == record and found.eps == 8 / 255
     pd.testing.assert_frame_equal(found.images, record.images)
     assert files_in(results.root) == [path.name]
+
+
+def test_a_history_comes_back_and_is_none_where_an_older_release_trained(results: Results):
+    epochs = [Epoch(n, 1.0 / n, 0.1, [0.5, 0.6], [0.3, 0.4], [0.4, 0.5], 2.0) for n in (1, 2)]
+    record = HistoryRecord("mat-dots-cnn-s0-12345678", epochs)
+    assert read_history(results, record.training_id) is None
+    path = write_history(results, record)
+    assert read_history(results, record.training_id) == record and runs.list_runs(results) == []
+    path.write_text(path.read_text().replace("0.4", "0.9", 1))
+    with pytest.raises(UserError, match="SHA-256"):
+        read_history(results, record.training_id)
+
+
+@pytest.mark.parametrize("epochs", [[2], [1, 3], [2, 1]])
+def test_a_history_of_other_epochs_than_1_2_3_is_refused(epochs: list[int]):
+    with pytest.raises(ValueError, match="1, 2, 3"):
+        HistoryRecord("x", [Epoch(n, 1.0, 0.1, [0.5], [0.5], [0.5], 1.0) for n in epochs])
+    with pytest.raises(ValueError, match="same networks"):
+        HistoryRecord("x", [Epoch(1, 1.0, 0.1, [0.5, 0.5], [0.5], [0.5], 1.0)])
 
 
 def test_an_error_comes_back_for_a_training_and_for_a_cell(results: Results):

@@ -1,0 +1,30 @@
+"""How a number is written: percent, decimals, and the signs behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from bench.ground.stats import LEVEL
+
+SICK = "(!)"  # behind a number of a network whose training went wrong
+ABOVE, BELOW = "+", "-"  # of a row against the baseline
+TIED = "="  # behind a number that cannot be told apart from the best of its column
+FINE = 1000  # images from which two decimals mean something: one image is 0.1 points or less
+
+
+def percent(share: float, n: int) -> str:
+    """0.8314, 450 -> "83.1"; two decimals from 1000 images on."""
+    return f"{100 * share:.{2 if n >= FINE else 1}f}"
+
+
+def signs(line: Mapping[Any, Any]) -> list[str]:
+    """Those behind the number of a cell. line: of `cells.table`."""
+    found = [SICK] if line["health"] else []
+    if line["p_baseline"] <= 1 - LEVEL:
+        found.append(ABOVE if line["difference"] > 0 else BELOW)
+    if line["best"] and not pd.isna(line["p_best"]):
+        found.append(TIED)
+    return found
