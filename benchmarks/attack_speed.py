@@ -36,7 +36,7 @@ from attacks.target import Target, default_batch_size
 from bench.running.train import _split
 from bench.subjects import data, models
 from bench.subjects.device import keep_freed_memory
-from bench.subjects.quick import arranged
+from bench.subjects.folding import arranged
 from trainers.at import AT
 from trainers.contract import Inner
 from trainers.loop import fit
@@ -70,7 +70,7 @@ class Problem:
         logits = Target(self.network).logits(dataset.test.x)
         right = (logits.argmax(1) == dataset.test.y).nonzero().squeeze(1)[:count]
         self.x, self.y = dataset.test.x[right], dataset.test.y[right]
-        self.quick = arranged(self.network)
+        self.quick = arranged(self.network, self.x)
         self.eps = {norm: self._half(norm, most) for norm, most in (("Linf", 0.3), ("L2", 10.0), ("L1", 200.0))}
 
     def _half(self, norm: str, high: float) -> float:
