@@ -282,10 +282,11 @@ def shards(tmp_path: Path) -> Path:
 def test_one_shard_is_used_where_only_it_arrived_and_everything_says_so(shards: Path, tmp_path: Path, capsys):
     whole, nothing = images.load("cifar10", shards)
     assert nothing == "" and len(whole.train) + len(whole.validation) == 30
+    everything = torch.cat([whole.train.x, whole.validation.x])
     first = (shards / "cifar10" / "train-00000-of-00002.parquet").rename(shards / "kept")
     part, missing = images.load("cifar10", shards)
     assert missing == "1 of 2 train shards; so 15 training and 15 test images" and missing in part.source
-    second = torch.cat([whole.train.x, whole.validation.x])[torch.cat([whole.train.ids, whole.validation.ids]) >= 15]
+    second = everything[torch.cat([whole.train.ids, whole.validation.ids]) >= 15]
     ours = torch.cat([part.train.x, part.validation.x])
     assert sorted(x.sum().item() for x in ours) == sorted(x.sum().item() for x in second), "the second shard's"
     quick = ("at-quick.schedule.epochs=1", "at-quick.inner.steps=1")

@@ -16,7 +16,6 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._functorch import config as functorch_config
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -43,6 +42,11 @@ class Compiled(nn.Module):
         self.seen: dict[tuple[int, bool, bool], int] = {}  # images so far by size, with gradients, in mixed precision
         self.refused = ""
         self.eval()
+
+    @property
+    def before_compiling(self) -> nn.Module:
+        """For `attacks.target`: takes several backward passes for one forward pass, as DeepFool makes them."""
+        return self.network
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, H, W] -> logits [B, K]."""
@@ -91,7 +95,6 @@ class Compiled(nn.Module):
         if reason:
             return reason
         _say(f"compiling passes of {size} images, once, which takes a few seconds to a minute")
-        functorch_config.donated_buffer = False  # else one backward pass for a forward one; DeepFool takes many
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the compiler's own

@@ -27,6 +27,7 @@ SHARES = (0.0, 0.02, 0.2, 1.0)  # of the way from an image to noise: itself, nea
 ROUNDING = 3e-4  # of the spread of the logits: the square root of float32's unit in the last place
 TURN = 0.05  # of a gradient's length: where rounding carries a ReLU across 0 it jumps (0.5 % seen, WRN-28-10)
 ODD = 0.25  # share of gradients that may turn by more
+CONTAINERS = (dict, list, set)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -100,8 +101,27 @@ def _unseen(model: nn.Module) -> str | None:
             return f"{here} has hooks"
         if "forward" in vars(module):
             return f"{here} has a forward pass of its own"
+        if (shared := _shared(type(module))) is not None:
+            return f"{here} has {shared}, which a trace would write into"
         if isinstance(module, nn.BatchNorm2d) and module.running_mean is None:
             return f"{here} has no running statistics"
+    return None
+
+
+def _shared(kind: type) -> str | None:
+    """A container that all networks of a user's class share, in words: an attribute of the class, or a global variable
+    that its forward pass names.
+    """
+    for each in kind.__mro__:
+        if each.__module__.partition(".")[0] in ("torch", "builtins"):
+            continue
+        for name, value in vars(each).items():
+            if isinstance(value, CONTAINERS) and not name.startswith("__"):
+                return f"{name} in its class"
+        forward = vars(each).get("forward")
+        for name in getattr(forward, "__code__", _shared.__code__).co_names if forward else ():
+            if isinstance(getattr(forward, "__globals__", {}).get(name), CONTAINERS):
+                return f"the global {name} in its forward pass"
     return None
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.ground.config import UserError
 from bench.subjects import data
-from bench.subjects.data import Dataset
+from bench.subjects.data import Dataset, Images
 
 SHARD = re.compile(r"(train|test)-(\d{5})-of-(\d{5})\.parquet")
 
@@ -44,6 +44,9 @@ def _of_parts(name: str, found: dict[str, list[Path]], missing: str) -> tuple[Da
             for number, shard in enumerate(shards):
                 (Path(linked) / f"{split}-{number:05d}-of-{len(shards):05d}.parquet").symlink_to(shard.resolve())
         dataset = data.load(name, linked)
+        parts = {name: getattr(dataset, name) for name in ("train", "validation", "test")}
+        read = {name: Images(part.x, part.y, part.ids) for name, part in parts.items()}  # while the links are there
+        dataset = replace(dataset, **read)
     given = len(dataset.train) + len(dataset.validation)
     missing += f"; so {given} training and {len(dataset.test)} test images"
     return replace(dataset, source=f"Parquet files in {found['train'][0].parent}, {missing}"), missing

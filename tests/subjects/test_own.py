@@ -19,6 +19,7 @@ from bench.ground.config import UserError
 from bench.ledger.folder import Results
 from bench.subjects import chosen, factories, hubs, models, normalization, outputs, own
 from bench.subjects.chosen import Choice
+from bench.subjects.data import Images
 from bench.subjects.heads import read_labels
 from bench.subjects.normalization import Inputs
 
@@ -170,7 +171,8 @@ def test_a_librarys_network_is_another_under_another_name_or_behind_other_inputs
     arch, file = "torchvision:shufflenet_v2_x0_5", tmp_path / "w.safetensors"
     save_file(models.create(arch, CIFAR, 10, seed=0).state_dict(), file)
     about = {"model": str(file), "results": Results(tmp_path), "arch": arch}
-    dataset = SimpleNamespace(image_shape=CIFAR, classes=10, test=SimpleNamespace(x=torch.rand(1, *CIFAR)))
+    test = Images(torch.rand(1, *CIFAR), torch.zeros(1, dtype=torch.int64), torch.arange(1))
+    dataset = SimpleNamespace(image_shape=CIFAR, classes=10, test=test)
     device = torch.device("cpu")
     ids = {
         Choice(**about, **more).subjects(dataset, device)[0].run_id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from types import MethodType
+from typing import ClassVar
 
 import pytest
 import torch
@@ -284,6 +285,9 @@ def here_and_there(network, x):
     return 0 < int(first.sum()) < len(x) and torch.equal(first, second)
 
 
+SEEN: dict[int, object] = {}
+
+
 class Branching(nn.Module):
     """Does another thing for other values, for every call or by chance: no trace is this network."""
 
@@ -303,6 +307,9 @@ class Branching(nn.Module):
         if self.kind == "keeps":
             self.seen.append(1)
             return z * len(self.seen)
+        if self.kind == "a global":
+            SEEN[len(SEEN)] = z
+            return SEEN[0] if len(SEEN[0]) == len(z) else z
         if self.kind == "noise at each call":
             return self.net(x + 0.05 * torch.randn_like(x))
         if self.kind == "noise of the trace":
@@ -314,8 +321,34 @@ class Branching(nn.Module):
 
 @pytest.mark.parametrize(
     "kind",
-    ["values", "python loop", "calls", "keeps", "noise at each call", "noise of the trace", "dropout", "numpy"],
+    [
+        "values",
+        "python loop",
+        "calls",
+        "keeps",
+        "noise at each call",
+        "noise of the trace",
+        "dropout",
+        "numpy",
+        "a global",
+    ],
 )
 def test_a_network_that_no_trace_is_runs_as_it_is(kind):
     network = Branching(kind).eval()
     assert quick(network, images()) is network
+    assert not SEEN, "a trace ran through it, and left what no network answers"
+
+
+class Sharing(nn.Sequential):
+    """Its class keeps what any of its networks has answered."""
+
+    answered: ClassVar[list[torch.Tensor]] = []
+
+    def forward(self, x):
+        self.answered.append(super().forward(x))
+        return self.answered[-1]
+
+
+def test_no_trace_writes_into_what_a_class_shares():
+    network = Sharing(plain()).eval()
+    assert quick(network, images()) is network and not Sharing.answered
