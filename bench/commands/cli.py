@@ -44,10 +44,11 @@ from bench.commands.options import (
     STD,
     WEIGHTS,
     WEIGHTS_KEY,
+    arranged_of,
     choice_of,
     filled_of,
     options,
-    reading_of,
+    run_options_of,
 )
 from bench.ground.config import UserError, choose
 from bench.ground.terminal import tell, warn
@@ -84,7 +85,7 @@ def run(table: str, dry_run: bool, jobs: int | None, **given: Any) -> int:
     from bench.running.run import TableRun
     from bench.tables import cells, figures, report
 
-    options = _run_options(given)
+    options = run_options_of(given)
     if dry_run:
         planned = TableRun(table, options)
         tell("\n".join(planned.describe(jobs or fitting(planned))))
@@ -234,7 +235,7 @@ def train(recipe: str, **given: Any) -> int:
     from trainers.health import TrainingError
 
     try:
-        run_ids = train_recipe(recipe, _run_options(given))
+        run_ids = train_recipe(recipe, run_options_of(given))
     except TrainingError as error:
         return _complain(f"training {recipe} failed: {error}", code=1)
     tell("\n".join(run_ids))
@@ -258,7 +259,7 @@ def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
     from bench.running.attack import How, attack_model
 
     try:
-        attack_model(choice_of(model, given), attacks, How(**_arranged(given)), say=tell)
+        attack_model(choice_of(model, given), attacks, How(**arranged_of(given)), say=tell)
     except AttackError as error:
         return _complain(f"no number: {error}", code=1)
     return 0
@@ -347,23 +348,6 @@ def list_(what: str, results: Path) -> int:
 
 app.add_command(exchange.export_)
 app.add_command(exchange.import_)
-
-
-def _run_options(given: dict[str, Any]) -> Any:
-    from bench.running.run import Options
-
-    reading = reading_of(given)
-    return Options(**_arranged(given) | {"reading": reading, "results": Results(given["results"])})
-
-
-def _arranged(given: dict[str, Any]) -> dict[str, Any]:
-    """The options that say how a network is run for attacks, as the one value that they are."""
-    from dataclasses import fields
-
-    from bench.subjects.quick import Arrangement
-
-    about = {field.name: given.pop(field.name) for field in fields(Arrangement) if field.name in given}
-    return {**given, "arrangement": Arrangement(**about)}
 
 
 def _plans(results: Any, names: tuple[str, ...]) -> list[Any]:

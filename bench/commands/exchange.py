@@ -9,8 +9,8 @@ import click
 
 from bench.commands.options import (
     ARCH,
+    DATA,
     DATA_DIR,
-    DATASET,
     LABELS,
     MEAN,
     NORMALIZATION,
@@ -52,7 +52,7 @@ def export_(run: str, form: str, out: Path | None, name: str, arch: str | None, 
 
 @click.command("import")
 @click.argument("model", metavar="FILE")
-@options(DATASET, ARCH, DATA_DIR, RESULTS, MEAN, STD, NORMALIZATION, RANGE, LABELS, WEIGHTS, WEIGHTS_KEY)
+@options(*DATA, ARCH, DATA_DIR, RESULTS, MEAN, STD, NORMALIZATION, RANGE, LABELS, WEIGHTS, WEIGHTS_KEY)
 def import_(model: str, **given: Any) -> int:
     """Register somebody else's network; prints its run id.
 

@@ -207,3 +207,21 @@ def choice_of(model: str, given: dict[str, Any]) -> Any:
         given["reading"] = reading_of(given)
     about = {field.name: given.pop(field.name) for field in fields(Choice) if field.name in given}
     return Choice(model, **about | {"results": Results(about["results"])})
+
+
+def run_options_of(given: dict[str, Any]) -> Any:
+    """What a command may change about a table or a run."""
+    from bench.running.run import Options
+
+    reading = reading_of(given)
+    return Options(**arranged_of(given) | {"reading": reading, "results": Results(given["results"])})
+
+
+def arranged_of(given: dict[str, Any]) -> dict[str, Any]:
+    """The options that say how a network is run for attacks, as the one value that they are."""
+    from dataclasses import fields
+
+    from bench.subjects.quick import Arrangement
+
+    about = {field.name: given.pop(field.name) for field in fields(Arrangement) if field.name in given}
+    return {**given, "arrangement": Arrangement(**about)}

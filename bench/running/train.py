@@ -135,7 +135,9 @@ class Training:
             run_as = passes_for(schedule.compile, schedule.batch_size, self.device)[1]
             progress.say(f"{self.training_id}: networks run {run_as}")
             if not run_as.startswith(EAGER):
-                progress.say(start_up(self.arch, networks[0], validation.x[:1], schedule.batch_size))
+                progress.say(
+                    start_up(self.archs[0], self.dataset.name, networks[0], validation.x[:1], schedule.batch_size)
+                )
         progress.begin(f"training {self.training_id}", schedule.epochs * steps)
 
         def on_epoch(report: EpochReport) -> None:

@@ -60,13 +60,16 @@ def tune(arch: str, dataset: str, data_dir: Path | None, device: str, batch_size
     ]
 
 
-def start_up(arch: str, network: nn.Module, x: Tensor, batch: int) -> str:
-    """What compiling a training costs and when it pays, as far as it was measured here. x: images like [1, C, H, W]."""
-    sizes = (default_batch_size(x), batch)
-    found = _read(cache_folder() / "tune" / f"{_key(network, x, sizes, x.device)}.json")
+def start_up(arch: str, dataset: str, network: nn.Module, x: Tensor, batch: int) -> str:
+    """What compiling a training costs and when it pays, as far as it was measured here. x: images like [1, C, H, W],
+    of the data set of that name.
+    """
+    every = [_key(network, x, (attack, batch), x.device) for attack in (batch, default_batch_size(x))]
+    found = next(filter(None, (_read(cache_folder() / "tune" / f"{key}.json") for key in every)), None)
     rates = {rate.way: rate for rate in found.training} if found else {}
     if "compiled" not in rates or rates["compiled"].failed:
-        return f"compiling comes first, seconds to minutes; `bench tune {arch}` measures when that pays"
+        how = f"`bench tune {arch} --dataset {dataset} --batch-size {batch}`"
+        return f"compiling comes first, seconds to minutes; {how} measures when that pays"
     after = rates["compiled"].pays_after(rates[AS_IT_IS])
     pays = "did not pay" if after is None else f"paid after {after:.0f} batches"
     return f"compiling comes first; when measured, it took {rates['compiled'].once:.0f} s and {pays}"

@@ -3,7 +3,7 @@
 Code is compiled for two sizes of batch, the largest that comes and a quarter of it; a batch between is filled up, or
 cut into quarters, and a small rest runs as it is. When a size is compiled is decided by counted work and never by a
 clock, so the same attack takes the same way twice. Compiled code counts only where it has the network's logits and
-gradients on the first batch that it runs.
+gradients on the first batch that it runs; in mixed precision, where it is as near to those of float32 as the network.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.ground.config import first_line
+from bench.subjects.same import ODD, ROUNDING, TURN, spread, weighed
 from trainers.passes import no_compiler
 
 FULL = 0.75  # of a compiled size, from which on a batch is filled up to it
 WORTH = {"cpu": 2e12, "cuda": 2e14}  # operations forward at one size before it is compiled: about a minute's
-ROUNDING, TURN, ODD = 3e-4, 0.05, 0.25  # as in bench.subjects.quick
+WORSE = 2  # times the error that mixed precision makes without a compiler
+Kind = tuple[int, bool, bool]  # of a pass: its size, with gradients, in mixed precision
+Both = tuple[Tensor, Tensor]  # logits and gradients
 Run = Callable[[dict[str, Tensor], Tensor], Tensor]
 _code: dict[tuple[str, ...], Run] = {}  # networks of one architecture share it; their weights are arguments
 
@@ -39,8 +42,8 @@ class Compiled(nn.Module):
         super().__init__()
         self.network, self.after = network, after
         self.sizes = (batch, batch // 4) if batch >= 8 else (batch,)
-        self.seen: dict[tuple[int, bool, bool], int] = {}  # images so far by size, with gradients, in mixed precision
-        self.refused = ""
+        self.seen: dict[Kind, int] = {}  # images so far
+        self.refused: dict[Kind, str] = {}  # why passes of a kind are not compiled
         self.eval()
 
     @property
@@ -64,7 +67,7 @@ class Compiled(nn.Module):
             yield slice(first, images), None
 
     def _run(self, x: Tensor, size: int | None) -> Tensor:
-        if size is None or self.refused or not self._due(x, size):
+        if size is None or not self._due(x, size):
             logits: Tensor = self.network(x)
             return logits
         return self._compiled(x, size)
@@ -76,13 +79,12 @@ class Compiled(nn.Module):
         kind = (size, torch.is_grad_enabled(), torch.is_autocast_enabled(x.device.type))
         before = self.seen.get(kind, 0)
         self.seen[kind] = before + len(x)
-        if before < self.after:
+        if before < self.after or kind in self.refused:
             return False
-        if before - len(x) < self.after:
-            self.refused = self._first(x, size)
-            if self.refused:
-                _say(f"passes are not compiled: {self.refused}")
-        return not self.refused
+        if before - len(x) < self.after and (reason := self._first(x, size)):
+            self.refused[kind] = reason
+            _say(f"some passes are not compiled: {reason}")
+        return kind not in self.refused
 
     def _compiled(self, x: Tensor, size: int) -> Tensor:
         filled = x if len(x) == size else F.pad(x, (0, 0) * (x.dim() - 1) + (0, size - len(x)))
@@ -98,15 +100,23 @@ class Compiled(nn.Module):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the compiler's own
-                (ours, slope), (theirs, turned) = (
-                    _pass(run, x) for run in (self.network, lambda images: self._compiled(images, size))
-                )
+                ours, theirs = (_pass(run, x) for run in (self.network, lambda images: self._compiled(images, size)))
         except Exception as error:  # whatever the compiler raises on somebody's network
             return first_line(error)
-        if not (ours - theirs).abs().max() <= ROUNDING * (ours.amax(1) - ours.amin(1)).max():
-            return "compiled it has other logits"
-        apart = (slope - turned).flatten(1).norm(dim=1) > TURN * slope.flatten(1).norm(dim=1)
-        return "compiled it has other gradients" if apart.double().mean() > ODD else ""
+        with torch.autocast(x.device.type, enabled=False):
+            true = _pass(self.network, x)
+        return _worse(true, ours, theirs)
+
+
+def _worse(true: Both, ours: Both, theirs: Both) -> str:
+    """What is worse about theirs than about ours, both held to the true ones; "" where nothing is."""
+    (logits, slope), unit = true, spread(true[0])
+    wrong, allowed = ((logits - each[0]).abs().max() for each in (theirs, ours))
+    if not wrong <= WORSE * allowed + ROUNDING * unit:
+        return "compiled it has other logits"
+    off, may = ((slope - each[1]).flatten(1).norm(dim=1) for each in (theirs, ours))
+    apart = ~(off <= WORSE * may + TURN * slope.flatten(1).norm(dim=1))
+    return "compiled it has other gradients" if apart.double().mean() > ODD else ""
 
 
 def operations(network: nn.Module, image: Tensor) -> float:
@@ -130,14 +140,13 @@ def _code_of(network: nn.Module, state: dict[str, Tensor]) -> Run:
     return _code[key]
 
 
-def _pass(run: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits [B, K] and, where gradients are enabled, the one of a sum in which every logit has another weight."""
+def _pass(run: Callable[[Tensor], Tensor], x: Tensor) -> Both:
+    """Logits [B, K] and, where gradients are enabled, the one of a loss that every logit has a part in."""
     if not torch.is_grad_enabled():
-        return run(x), torch.zeros_like(x)
+        return run(x).float(), torch.zeros_like(x)
     variable = x.detach().clone().requires_grad_(True)
-    logits = run(variable)
-    weights = torch.arange(1, logits.shape[1] + 1).to(logits).sin()
-    (slope,) = torch.autograd.grad((logits * weights).sum(), variable)
+    logits = run(variable).float()
+    (slope,) = torch.autograd.grad(weighed(logits).sum(), variable)
     return logits.detach(), slope
 
 

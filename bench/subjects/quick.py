@@ -8,10 +8,13 @@ to noise; otherwise attacks run on the network itself.
 
 from __future__ import annotations
 
+import inspect
 import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from types import FunctionType
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +23,11 @@ from attacks.target import Precision, Target, default_batch_size, true_float32
 from bench.ground.config import first_line
 from bench.subjects.compiled import Compiled
 from bench.subjects.folding import arranged
+from bench.subjects.same import ODD, ROUNDING, TURN, spread, weighed
 from trainers.passes import Compile
 
 SAMPLE = 8  # images that are compared, at most; a gradient is of one image for each share
 SHARES = (0.0, 0.02, 0.2, 1.0)  # of the way from an image to noise: itself, near it, at the edge of a ball, anywhere
-ROUNDING = 3e-4  # of the spread of the logits: the square root of float32's unit in the last place
-TURN = 0.05  # of a gradient's length: where rounding carries a ReLU across 0 it jumps (0.5 % seen, WRN-28-10)
-ODD = 0.25  # share of gradients that may turn by more
 CONTAINERS = (dict, list, set)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -109,20 +110,30 @@ def _unseen(model: nn.Module) -> str | None:
 
 
 def _shared(kind: type) -> str | None:
-    """A container that all networks of a user's class share, in words: an attribute of the class, or a global variable
-    that its forward pass names.
+    """A container that all networks of a user's class share and that its forward pass names, in words: an attribute of
+    the class, or a global variable.
     """
-    for each in kind.__mro__:
-        if each.__module__.partition(".")[0] in ("torch", "builtins"):
-            continue
-        for name, value in vars(each).items():
-            if isinstance(value, CONTAINERS) and not name.startswith("__"):
-                return f"{name} in its class"
-        forward = vars(each).get("forward")
-        for name in getattr(forward, "__code__", _shared.__code__).co_names if forward else ():
-            if isinstance(getattr(forward, "__globals__", {}).get(name), CONTAINERS):
-                return f"the global {name} in its forward pass"
+    for function, name in _named(kind):
+        if isinstance(inspect.getattr_static(kind, name, None), CONTAINERS):
+            return f"{name} in its class"
+        if isinstance(function.__globals__.get(name), CONTAINERS):
+            return f"the global {name} in its forward pass"
     return None
+
+
+def _named(kind: type) -> Iterator[tuple[FunctionType, str]]:
+    """(function, a name in its code), over the forward pass, its own methods and functions that it calls; torch's and
+    those of its libraries aside.
+    """
+    found, left = set(), [inspect.getattr_static(kind, "forward", None)]
+    while left:
+        function = left.pop()
+        if not isinstance(function, FunctionType) or function in found or function.__module__.startswith("torch"):
+            continue
+        found.add(function)
+        for name in function.__code__.co_names:
+            yield function, name
+            left += [inspect.getattr_static(kind, name, None), function.__globals__.get(name)]
 
 
 def _difference(model: nn.Module, copy: nn.Module, x: Tensor) -> str | None:
@@ -133,18 +144,13 @@ def _difference(model: nn.Module, copy: nn.Module, x: Tensor) -> str | None:
     for number, share in enumerate(SHARES):
         images = some + share * (noise - some)
         ours, theirs = (target.true_logits(images).double() for target in targets)
-        if not (ours - theirs).abs().max() <= ROUNDING * (ours.amax(1) - ours.amin(1)).max():
+        if not (ours - theirs).abs().max() <= ROUNDING * spread(ours):
             return "its copy with folded batch norm has other logits"
         one = images[number % len(images)][None]
         with true_float32():
-            slopes = [target.loss_grad(one, one, _weighed)[1].double() for target in targets]
+            slopes = [target.loss_grad(one, one, lambda logits, _: weighed(logits))[1].double() for target in targets]
         turned.append(not (slopes[0] - slopes[1]).norm() <= TURN * slopes[0].norm())
     return "its copy with folded batch norm has other gradients" if sum(turned) > ODD * len(turned) else None
-
-
-def _weighed(logits: Tensor, _: Tensor) -> Tensor:
-    """A loss [B] that every logit has a part in, each another."""
-    return logits @ torch.arange(1, logits.shape[1] + 1).to(logits).sin()
 
 
 @cache

@@ -59,8 +59,8 @@ def attack_rates(network: nn.Module, x: Tensor) -> list[Rate]:
         ways["bfloat16"] = lambda: _to_images(network, x, mixed=True)
     elif not no_compiler(x.device):
         compiled = Compiled(arranged, len(x), after=0)
-        ways["folded, compiled"] = lambda: _to_images(compiled, x)
-        ways["folded, compiled, bfloat16"] = lambda: _to_images(compiled, x, mixed=True)
+        ways["folded, compiled"] = lambda: _compiled(compiled, x)
+        ways["folded, compiled, bfloat16"] = lambda: _compiled(compiled, x, mixed=True)
     ways[PREDICTIONS] = lambda: _forward(arranged, x)
     return measured(ways, x.device)
 
@@ -121,6 +121,13 @@ def _to_images(network: nn.Module, x: Tensor, mixed: bool = False) -> None:
     with _mixed(x, mixed):
         logits = network(variable)
     torch.autograd.grad(_loss(logits), variable)
+
+
+def _compiled(network: Compiled, x: Tensor, mixed: bool = False) -> None:
+    """Raises RuntimeError where it runs uncompiled, which is no figure of compiled code."""
+    _to_images(network, x, mixed)
+    if reason := network.refused.get((len(x), True, mixed)):
+        raise RuntimeError(reason)
 
 
 def _to_weights(run: Callable[[Tensor], Tensor], network: nn.Module, x: Tensor, mixed: bool = False) -> None:

@@ -88,8 +88,37 @@ def test_code_that_is_another_function_is_not_used_and_that_is_said(lie, words, 
     monkeypatch.setattr(module, "_code_of", lambda network, state: lambda state, x: lie(network(x), x))
     module._say.cache_clear()
     outs = [copy(x) for _ in range(3)]
-    assert all(torch.equal(out, copy.network(x)) for out in outs) and words in copy.refused
+    assert all(torch.equal(out, copy.network(x)) for out in outs) and words in copy.refused[16, True, False]
     assert capsys.readouterr().err.count("not compiled") == 1
+    monkeypatch.setattr(module, "_code_of", lambda network, state: lambda state, x: network(x))
+    with torch.no_grad():
+        copy(images(32)[:16]), copy(x)
+    assert list(copy.refused) == [(16, True, False)], "what goes wrong in one kind of pass leaves the others"
+
+
+@pytest.mark.parametrize(
+    "ours, theirs, words",
+    [
+        (0.0, 0.0, ""),
+        (0.0, 1e-3, "logits"),
+        (0.01, 0.015, ""),  # bfloat16 rounds so, with and without a compiler
+        (0.01, 0.03, "logits"),
+        (0.01, float("nan"), "logits"),
+    ],
+)
+def test_in_mixed_precision_compiled_code_is_held_to_the_error_that_is_there_without_it(ours, theirs, words):
+    logits, slope = torch.rand(16, 10), torch.rand(16, 1, 8, 8)
+    off = torch.ones(16, 10)
+    assert words in module._worse((logits, slope), (logits + ours * off, slope), (logits + theirs * off, slope))
+    assert bool(words) == bool(module._worse((logits, slope), (logits + ours, slope), (logits + theirs, slope)))
+
+
+@pytest.mark.parametrize("share, words", [(0.2, ""), (0.3, "gradients")])
+def test_gradients_of_a_quarter_of_the_images_may_jump_and_no_more(share, words):
+    logits, slope = torch.rand(100, 10), torch.rand(100, 1, 8, 8)
+    turned = torch.where(torch.arange(100)[:, None, None, None] < 100 * share, -slope, slope)
+    assert words in module._worse((logits, slope), (logits, slope), (logits, turned))
+    assert bool(words) == bool(module._worse((logits, slope), (logits, slope), (logits, turned)))
 
 
 def test_an_evaluation_compiles_only_where_it_is_asked_to(monkeypatch):

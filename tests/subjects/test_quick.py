@@ -349,6 +349,43 @@ class Sharing(nn.Sequential):
         return self.answered[-1]
 
 
-def test_no_trace_writes_into_what_a_class_shares():
-    network = Sharing(plain()).eval()
-    assert quick(network, images()) is network and not Sharing.answered
+class SharingByMethod(Sharing):
+    """The same, where its forward pass does not name it itself."""
+
+    def forward(self, x):
+        return self.kept(nn.Sequential.forward(self, x))
+
+    def kept(self, z):
+        self.answered.append(z)
+        return z
+
+
+def keep(z):
+    SEEN[len(SEEN)] = z
+    return z
+
+
+class SharingByFunction(nn.Sequential):
+    def forward(self, x):
+        return keep(super().forward(x))
+
+
+@pytest.mark.parametrize("kind", [Sharing, SharingByMethod, SharingByFunction])
+def test_no_trace_writes_into_what_networks_share(kind):
+    network = kind(plain()).eval()
+    assert quick(network, images()) is network and not Sharing.answered and not SEEN
+
+
+class Configured(nn.Sequential):
+    """Its class holds a table that is read while a network is made, as in much published code."""
+
+    widths: ClassVar[list[int]] = [8, 16]
+
+    def __init__(self, *parts):
+        super().__init__(*parts)
+        self.width = self.widths[0]
+
+
+def test_a_table_that_the_forward_pass_does_not_name_is_no_reason():
+    network = Configured(plain()).eval()
+    assert quick(network, images()) is not network
