@@ -256,6 +256,7 @@ class Functional(nn.Module):
             x = F.interpolate(x, self.size)
         first, norm, second = self.net[0], self.net[1], self.net[3][1]
         x = F.conv2d(x, first.weight, bias=first.bias, padding=1)
+        torch._assert(x.ndim == 4, "as timm's norms ask")
         x = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps).relu_()
         x = F.conv2d(x, self.weight, None, 1, 1)
         x = F.batch_norm(x, second.running_mean, second.running_var, weight=second.weight, bias=second.bias).relu()
