@@ -321,7 +321,7 @@ def verify(name: str, images: int, whole: bool, results: Path, **given: Any) -> 
 @app.command()
 @click.argument("arch")
 @click.option("--dataset", default="cifar10", show_default=True, help="Whose image size and classes.")
-@options(DATA_DIR, DEVICE, BATCH)
+@options(DEVICE, BATCH)
 @click.option("--again", is_flag=True, help="Measure anew, also what was measured before.")
 def tune(arch: str, **given: Any) -> int:
     """Say which way of running ARCH pays here: compiled, in bfloat16, or as it is; measured in some seconds.

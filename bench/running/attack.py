@@ -232,10 +232,12 @@ def _verdict_lines(name: str, verdicts: Verdicts) -> list[str]:
     """What people look for, in the shape they look for it."""
     table, cost = verdicts.table, verdicts.cost
     low, high = wilson(int(table["robust"].sum()), len(table))
+    right = table["clean_prediction"] == table["label"]
     return [
         f"clean accuracy: {verdicts.clean_accuracy:.2%}",
         f"robust accuracy after {name}: {verdicts.robust_accuracy:.2%} (total time {cost.seconds:.1f} s)",
-        f"95 % interval: [{low:.2%}, {high:.2%}]; {int((~table['robust']).sum())} of {len(table)} images fall",
+        f"95 % interval: [{low:.2%}, {high:.2%}]; {int((right & ~table['robust']).sum())} of the {int(right.sum())} "
+        "images that were right fall",
         f"passes: {cost.forward_passes} forward, {cost.backward_passes} backward",
         *(f"sign: {words}" for words in verdicts.signs),
     ]

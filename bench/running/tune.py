@@ -21,6 +21,7 @@ from bench.ground.files import cache_folder, read_json, write_json
 from bench.subjects import data, models
 from bench.subjects.device import choose_device, describe
 from bench.subjects.speed import AS_IT_IS, PREDICTIONS, Rate, attack_rates, training_rates
+from bench.subjects.standard import DATASETS, Kind
 
 VERSION = 1  # of what is measured: another one is measured anew
 TRAINING_BATCH = 128
@@ -41,11 +42,16 @@ class Tuned:
     training: list[Rate]
 
 
-def tune(arch: str, dataset: str, data_dir: Path | None, device: str, batch_size: int | None, again: bool) -> list[str]:
-    """Measure, or read what was measured, and say it. Raises UserError."""
-    loaded, place = data.load(dataset, data_dir), choose_device(device)
-    network = models.create(arch, loaded.image_shape, loaded.classes, seed=0).to(place)
-    x = torch.rand(1, *loaded.image_shape, generator=torch.Generator().manual_seed(0)).to(place)
+def tune(arch: str, dataset: str, device: str, batch_size: int | None, again: bool) -> list[str]:
+    """Measure, or read what was measured, and say it. dataset: a name or a path; of a name no image is read.
+
+    Raises UserError.
+    """
+    models.check_name(arch)
+    like, place = DATASETS.get(dataset) or data.load(dataset), choose_device(device)
+    shape = like.shape if isinstance(like, Kind) else like.image_shape
+    network = models.create(arch, shape, like.classes, seed=0).to(place)
+    x = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0)).to(place)
     sizes = batch_size or default_batch_size(x), batch_size or TRAINING_BATCH
     file = cache_folder() / "tune" / f"{_key(network, x, sizes, place)}.json"
     known = _read(file) if not again else None

@@ -157,7 +157,7 @@ def _two_sizes(where: str, size: tuple[int, int], other: str, other_size: tuple[
 
 
 def _opened(cell: Any, where: str, use: Callable[[Any], Any]) -> Any:
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     content = cell.get("bytes") if isinstance(cell, dict) else cell
     if not isinstance(content, bytes):
@@ -170,6 +170,8 @@ def _opened(cell: Any, where: str, use: Callable[[Any], Any]) -> Any:
             return use(image)
     except Unfit as error:
         raise UserError(f"{where}: the image {error}") from error
+    except UnidentifiedImageError as error:  # whose own words name a place in memory
+        raise UserError(f"{where}: the image cannot be decoded (it is none of {', '.join(FORMATS)})") from error
     except Exception as error:  # a damaged image breaks its reader anywhere
         raise UserError(f"{where}: the image cannot be decoded ({first_line(error)})") from error
 

@@ -23,7 +23,7 @@ def quickly(monkeypatch, tmp_path):
 
 
 def lines(**given):
-    return tune("cnn-small", "digits", **{"data_dir": None, "device": "cpu", "batch_size": 8, "again": False} | given)
+    return tune("cnn-small", "digits", **{"device": "cpu", "batch_size": 8, "again": False} | given)
 
 
 def test_every_way_is_measured_kept_and_said_again(quickly, tmp_path, monkeypatch):
@@ -91,4 +91,4 @@ def test_a_way_that_fails_is_told_and_costs_the_others_nothing():
 
 def test_an_unknown_architecture_is_one_sentence(quickly):
     with pytest.raises(UserError, match="unknown model"):
-        tune("resnet-eight", "digits", None, "cpu", None, False)
+        tune("resnet-eight", "cifar10", "cpu", None, False)
