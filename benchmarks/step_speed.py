@@ -1,7 +1,7 @@
 """A training step with each lever alone and with all, beside another checkout's and beside the bare cost of its passes.
 
     git worktree add ../before COMMIT
-    python benchmarks/step_speed.py --before ../before --arch resnet8 --batch 128
+    python -m benchmarks.step_speed --before ../before --arch resnet8 --batch 128
 
 Random images, no augmentation, no validation: the loop's own step. All take turns in one run; medians of seconds a step
 are printed, and ratios turn by turn. "bare" makes the passes of a step (to the image in evaluation mode, to the weights
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1, help="in a turn")
     parser.add_argument("--methods", default="at,trades,mat")
+    parser.add_argument("--levers", default="none,channels last,compiled,bf16,all", help="of the first method")
     parser.add_argument("--before", type=Path, help="another checkout")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -67,12 +68,12 @@ def measured(method: str, options: argparse.Namespace, every_lever: bool) -> dic
     steps: dict[str, Step] = {}
     if options.before:
         steps["before"] = elsewhere(method, options)
-    for name, levers in LEVERS.items():
-        if not levers.graphs and (every_lever or name in ("none", "all")):
-            one = Contender(method, options.arch, options.batch, options.inner, images, levers, device)
-            one.run.augment = None
-            steps[name] = one.take_turn
-    for name in ("bare", "bare, all"):
+    wanted = options.levers.split(",")
+    for name in wanted if every_lever else [name for name in ("none", "all") if name in wanted]:
+        one = Contender(method, options.arch, options.batch, options.inner, images, LEVERS[name], device)
+        one.run.augment = None
+        steps[name] = one.take_turn
+    for name in ("bare", "bare, all") if "all" in wanted else ("bare",):
         steps[name] = bare(method, options, images, name != "bare")
     return in_turns(steps, options.turns)
 

@@ -13,6 +13,16 @@ SCRIPTS = {
         "--images 16 --batch 8 --steps 1 --repeats 1 --methods at,dd,regmix".split(),
         ["at ", "dd ", "regmix ", "AT as published"],
     ),
+    "step_speed": (
+        [
+            "--levers",
+            "none,bf16",
+            "--before",
+            str(Path(__file__).parents[1]),
+            *"--arch cnn-a --batch 4 --inner 1 --turns 1 --methods at".split(),
+        ],
+        ["AT, before", "AT, none", "AT, bf16", "AT, bare"],
+    ),
     "null_experiment": ("--trials 20 --pairs 2".split(), ["McNemar"]),
 }
 
@@ -20,8 +30,8 @@ SCRIPTS = {
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_benchmark_runs_and_prints_its_rows(name):
     options, expected = SCRIPTS[name]
-    script = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
-    ran = subprocess.run([sys.executable, str(script), *options], capture_output=True, text=True)
+    command = [sys.executable, "-m", f"benchmarks.{name}", *options]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert ran.returncode == 0, ran.stderr
     for row in expected:
         assert row in ran.stdout
