@@ -90,9 +90,17 @@ def _read(block: Block, columns: list[str]) -> Any:
     import pyarrow as pa
 
     try:
-        return block.read(columns)
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        table = block.read(columns)
+        table.validate(full=True)  # following an offset that points outside of a damaged file ends the process
+        return table
+    except (OSError, pa.ArrowException, UnicodeDecodeError, KeyError) as error:  # KeyError: a name with a 0 in it
         raise UserError(f"{block.path} is not a whole Parquet or Arrow file ({str(error).splitlines()[0]})") from error
+
+
+def _named(schema: Any) -> Any:
+    """The schema, whose names can be read. Raises UnicodeDecodeError."""
+    _ = schema.names
+    return schema
 
 
 def parquet(paths: Sequence[Path]) -> Columns:
@@ -108,7 +116,7 @@ def parquet(paths: Sequence[Path]) -> Columns:
             if (rows := file.metadata.num_rows) > MOST_ROWS:  # a few bytes may say billions
                 raise UserError(f"{path} has {rows} rows, more than {MOST_ROWS}")
             counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-            schema = schema or file.schema_arrow
+            schema = schema or _named(file.schema_arrow)
         except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             raise UserError(f"{path} is not a whole Parquet file ({str(error).splitlines()[0]})") from error
         if not rows:
@@ -134,9 +142,9 @@ def arrow(paths: Sequence[Path]) -> Columns:
             check_plain(path, most=1 << 44)
             with pa.memory_map(str(path)) as file:
                 table = pa.ipc.open_stream(file).read_all()
-        except (OSError, pa.ArrowException) as error:
+            schema = schema or _named(table.schema)
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             raise UserError(f"{path} is no Arrow file as datasets writes it ({str(error).splitlines()[0]})") from error
-        schema = schema or table.schema
         blocks.append(Block(path, 0, table.num_rows, table.select))
     return Columns(blocks, schema)
 

@@ -239,3 +239,25 @@ def test_class_names_of_datasets_reach_the_data_set(tmp_path):
     assert found.labels == NAMES
     told = json.loads(pa.ipc.open_stream(next((tmp_path / "it").glob("*.arrow"))).schema.metadata[b"huggingface"])
     assert told["info"]["features"]["label"]["names"] == list(NAMES), "the file says them"
+
+
+def test_offsets_that_point_outside_of_a_datasets_file(tmp_path):
+    """They would end the process: pyarrow follows them unasked."""
+    folder = own.arrow(tmp_path / "it")
+    path = folder / "data-00000-of-00002.arrow"
+    lengths = [len(own.coded(own.X[row])) for row in range(7)]  # of the first record batch
+    offsets = np.cumsum([0, *lengths]).astype("<i4").tobytes()
+    content = path.read_bytes()
+    assert offsets in content
+    path.write_bytes(content.replace(offsets, offsets[:8] + np.full(6, 1 << 30, "<i4").tobytes()))
+    with pytest.raises(UserError, match=r"data-00000-of-00002.arrow is not a whole Parquet or Arrow file"):
+        images = data.load(str(folder)).train
+        data.check_images(images.x, images.y, 3)
+
+
+def test_a_name_in_a_datasets_file_that_is_no_text(tmp_path):
+    folder = own.arrow(tmp_path / "it")
+    path = folder / "data-00000-of-00002.arrow"
+    path.write_bytes(path.read_bytes().replace(b"\x05\x00\x00\x00label", b"\x05\x00\x00\x00\xe0abel"))
+    with pytest.raises(UserError, match=r"is no Arrow file as datasets writes it"):
+        data.load(str(folder))
