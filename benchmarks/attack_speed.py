@@ -1,8 +1,9 @@
-"""Attacks side by side in one run: ours, the libraries' (foolbox, torchattacks, pyautoattack, ART), and bare passes.
+"""Attacks side by side: ours, the libraries' (foolbox, torchattacks, pyautoattack, adv-lib, ART) and bare passes.
 
-    python benchmarks/attack_speed.py --arch resnet8 --images 256             # PGD-20 and PGD-100
-    python benchmarks/attack_speed.py --arch resnet8 --images 128 --all       # every attack that a library has too
-    pip install adversarial-robustness-toolbox six tqdm      # for the rows of ART; nothing else needs it
+    python -m benchmarks.attack_speed --arch resnet8 --images 256             # PGD-20 and PGD-100
+    python -m benchmarks.attack_speed --arch resnet8 --images 128 --all       # every attack that a library has too
+    python -m benchmarks.attack_speed --arch benchmarks.strangers:timm_silu   # a network that is not ours
+    pip install adversarial-robustness-toolbox adv-lib six tqdm               # for their rows; nothing else needs them
 
 Images: CIFAR-10 from --data-dir or BENCH_DATA where there is one, otherwise digits. The network is trained here for a
 little while with AT, and each radius is then bisected so that about half of the images stand. All take turns (A B C A
@@ -34,7 +35,8 @@ from attacks.norms import distance
 from attacks.pgd import PGD
 from attacks.target import Target, default_batch_size
 from bench.running.train import _split
-from bench.subjects import data, models
+from bench.subjects import data, models, torchvision_ops
+from bench.subjects.compiled import Compiled
 from bench.subjects.device import keep_freed_memory
 from bench.subjects.folding import arranged
 from trainers.at import AT
@@ -53,7 +55,7 @@ class Made(NamedTuple):
 
 Run = Callable[[], Made]
 Runs = dict[str, Run]
-LIBRARIES = ("foolbox", "torchattacks", "pyautoattack", "ART")
+LIBRARIES = ("foolbox", "torchattacks", "pyautoattack", "adv-lib", "ART")
 
 
 class Problem:
@@ -86,8 +88,10 @@ class Problem:
         """Share of images that the network itself still gets right."""
         return (Target(self.network).logits(x_adv).argmax(1) == self.y).double().mean()
 
-    def ours(self, attack: Attack, precision: str = "float32", quick: bool = True) -> Run:
+    def ours(self, attack: Attack, precision: str = "float32", quick: bool = True, compiled: bool = False) -> Run:
         noise, copy = Noise(0, torch.arange(len(self.x))), self.quick if quick else None
+        if compiled:  # at its first batch: the first turn, which is not counted
+            copy = Compiled(self.quick, min(default_batch_size(self.x), len(self.x)), after=0)
 
         def run() -> Made:
             target = Target(self.network, None, precision, quick=copy)
@@ -137,6 +141,24 @@ class Problem:
 
         return {"ART": run}
 
+    def adv_lib(self, name: str, **settings: Any) -> Runs:
+        """An attack of adversarial-library, where it is installed."""
+        torchvision_ops.declare()  # it imports torchvision
+        try:
+            from adv_lib import attacks
+        except ImportError as error:
+            print(f"no row for adv-lib's {name}: {error}")
+            return {}
+
+        def run() -> Made:
+            size = default_batch_size(self.x)
+            target = Target(self.network, size)
+            model, call = target.module(), getattr(attacks, name)
+            made = [call(model, x, y, **settings) for x, y in zip(self.x.split(size), self.y.split(size), strict=True)]
+            return Made(torch.cat(made).detach(), target.forward_passes, target.backward_passes)
+
+        return {"adv-lib": run}
+
     def attack(self, kind: str, norm: str, **settings: Any) -> Attack:
         return ATTACKS[kind](ThreatModel(norm, self.eps[norm]), **settings)
 
@@ -157,8 +179,11 @@ def pgd_rows(p: Problem, steps: int) -> Runs:
         "ours, plain model": p.ours(attack, quick=False),
         "ours": p.ours(attack),
         "ours, bf16 gradients": p.ours(attack, "bfloat16"),
+        "ours, compiled": p.ours(attack, compiled=True),
+        "ours, compiled, bf16 gradients": p.ours(attack, "bfloat16", compiled=True),
         "foolbox": p.peer("foolbox", "Linf", "LinfPGD", abs_stepsize=step, steps=steps, random_start=True),
         "torchattacks": p.peer("torchattacks", "Linf", "PGD", alpha=step, steps=steps, random_start=True),
+        **p.adv_lib("pgd_linf", ε=eps, steps=steps, absolute_step_size=step),
     }
 
 
@@ -167,7 +192,11 @@ def all_rows(p: Problem) -> dict[str, Runs]:
     linf, l2 = p.eps["Linf"], p.eps["L2"]
 
     def row(ours: Attack, **peers: Run) -> Runs:
-        return {"ours": p.ours(ours), "ours, bf16 gradients": p.ours(ours, "bfloat16")} | peers
+        return {
+            "ours": p.ours(ours),
+            "ours, bf16 gradients": p.ours(ours, "bfloat16"),
+            "ours, compiled, bf16 gradients": p.ours(ours, "bfloat16", compiled=True),
+        } | peers
 
     def queries(ours: Attack, fewer: Attack, **peers: Run) -> Runs:
         """For attacks without gradients, also with a part of the peer's budget: how soon is ours as close?"""
@@ -184,6 +213,7 @@ def all_rows(p: Problem) -> dict[str, Runs]:
             p.attack("pgd", "Linf", steps=100, step=step),
             foolbox=p.peer("foolbox", "Linf", "LinfPGD", abs_stepsize=step, steps=100),
             torchattacks=p.peer("torchattacks", "Linf", "PGD", alpha=step, steps=100),
+            **p.adv_lib("pgd_linf", ε=linf, steps=100, absolute_step_size=step),
             **p.art("ProjectedGradientDescent", eps=linf, eps_step=step, max_iter=100, num_random_init=1),
         ),
         "PGD-50 L2": row(
@@ -198,11 +228,13 @@ def all_rows(p: Problem) -> dict[str, Runs]:
         "APGD-CE": row(
             p.attack("apgd", "Linf"),
             torchattacks=p.peer("torchattacks", "Linf", "APGD", steps=100, loss="ce"),
+            **p.adv_lib("apgd", eps=linf, norm=float("inf"), loss_function="ce"),
             **p.art("AutoProjectedGradientDescent", eps=linf, eps_step=2 * linf, nb_random_init=1),
         ),
         "APGD-T": row(
             p.attack("apgd", "Linf", targets=9),
             torchattacks=p.peer("torchattacks", "Linf", "APGDT", steps=100),
+            **p.adv_lib("apgd_targeted", eps=linf, norm=float("inf"), num_targets=9),
         ),
         "AutoAttack": row(p.attack("autoattack", "Linf"), pyautoattack=p.peer("pyautoattack", "Linf", "")),
         "DDN-100": row(

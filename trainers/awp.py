@@ -37,19 +37,27 @@ def buffers_kept(networks: Sequence[nn.Module]) -> Iterator[None]:
 @contextmanager
 def perturbed(networks: Sequence[nn.Module], gamma: float) -> Iterator[None]:
     """The networks at w + v, v from the gradients they have; afterwards exactly at w."""
-    every = [p for network in networks for p in network.parameters() if p.dim() > 1 and p.grad is not None]
+    every: list[Tensor] = [
+        p for network in networks for p in network.parameters() if p.dim() > 1 and p.grad is not None
+    ]
     with _kept(every):
-        with torch.no_grad():
-            for p in every:
-                assert p.grad is not None
-                p.add_(gamma * p.norm() / (p.grad.norm() + TINY) * p.grad)
+        if every:
+            _ascend(every, [p.grad for p in every if p.grad is not None], gamma)
         yield
+
+
+@torch.no_grad()
+def _ascend(weights: list[Tensor], gradients: list[Tensor], gamma: float) -> None:
+    """w <- w + gamma |w| / |g| g for each, in place."""
+    lengths = torch._foreach_mul(torch._foreach_norm(weights), gamma)
+    torch._foreach_div_(lengths, torch._foreach_add(torch._foreach_norm(gradients), TINY))
+    torch._foreach_add_(weights, torch._foreach_mul(gradients, lengths))
 
 
 @contextmanager
 def _kept(values: Sequence[Tensor]) -> Iterator[None]:
     before = [value.detach().clone() for value in values]
     yield
-    with torch.no_grad():
-        for value, old in zip(values, before, strict=True):
-            value.copy_(old)
+    if before:
+        with torch.no_grad():
+            torch._foreach_copy_(list(values), before)
