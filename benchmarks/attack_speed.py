@@ -315,7 +315,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--steps", type=int, nargs="+", default=[20, 100])
     parser.add_argument("--all", action="store_true", help="every attack instead of PGD")
-    parser.add_argument("--only", nargs="+", help="rows of --all")
+    parser.add_argument("--only", nargs="+", help="blocks of --all")
+    parser.add_argument("--without", help="contenders whose name holds this, as bf16 on a CPU that has to emulate it")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--train-images", type=int, default=4000)
     parser.add_argument("--data-dir", default=os.environ.get("BENCH_DATA"))
@@ -323,18 +324,22 @@ def main() -> None:
     keep_freed_memory()
     warnings.simplefilter("ignore")
     p = Problem(options.arch, options.images, options.data_dir, options.train_images)
+
+    def some_of(runs: Runs) -> Runs:
+        return {name: run for name, run in runs.items() if not options.without or options.without not in name}
+
     radii = ", ".join(f"{norm} {eps:.4g}" for norm, eps in p.eps.items())
     print(f"{options.arch}, {len(p.x)} images of {tuple(p.x.shape[1:])}, {radii}, {torch.get_num_threads()} threads")
     if not (options.all or options.only):
         for steps in options.steps:
-            report(p, f"PGD-{steps}", pgd_rows(p, steps), options.repeats, "Linf", False, steps)
+            report(p, f"PGD-{steps}", some_of(pgd_rows(p, steps)), options.repeats, "Linf", False, steps)
         return
     for title, runs in all_rows(p).items():
         if not options.only or title in options.only:
             closest = title in ("DDN-100", "DeepFool", "C&W L2", "salt-and-pepper", "pointwise L1", "boundary-1000")
             norm = "L2" if "L2" in title or title in ("DDN-100", "DeepFool", "boundary-1000") else "Linf"
             norm = "L1" if title in ("salt-and-pepper", "pointwise L1") else norm
-            report(p, title, runs, options.repeats, norm, closest, None)
+            report(p, title, some_of(runs), options.repeats, norm, closest, None)
 
 
 if __name__ == "__main__":

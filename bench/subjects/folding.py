@@ -25,12 +25,14 @@ NORMS = {
     F.batch_norm: ("input", *STATISTICS, *AFFINE, "training", "momentum", "eps"),
     torch.ops.aten.batch_norm.default: ("input", *AFFINE, *STATISTICS, "training", "momentum", "eps", "cudnn_enabled"),
 }
+KEEPING_INPUT: tuple[type[nn.Module], ...] = (nn.SiLU, nn.Mish, nn.Hardswish)
 
 
 def arranged(model: nn.Module, x: Tensor) -> nn.Module:
     """The copy, for images like x [N, C, H, W]. Its parameters want no gradient. Raises whatever tracing raises."""
     graph = traced(deepcopy(model).requires_grad_(False), x)
     fold(graph)
+    _activate_out_of_place(graph)
     graph.requires_grad_(False)
     for parameter in graph.parameters():
         if parameter.dim() == 4:
@@ -70,6 +72,19 @@ def fold(graph: fx.GraphModule) -> None:
     for node in reversed(graph.graph.nodes):
         if node.op == "get_attr" and not node.users:
             graph.graph.erase_node(node)
+    graph.delete_all_unused_submodules()
+    graph.recompile()
+
+
+def _activate_out_of_place(graph: fx.GraphModule) -> None:
+    """In place, these activations copy their input first, as their backward pass needs it. One whose input goes
+    elsewhere too is left: what follows may count on its being changed.
+    """
+    for node in graph.graph.nodes:
+        modules = [module for kind in KEEPING_INPUT if (module := _called(graph, node, kind)) is not None]
+        if modules and node.args and isinstance(node.args[0], fx.Node) and len(node.args[0].users) == 1:
+            graph.add_submodule(f"{node.name}_out_of_place", type(modules[0])(inplace=False).eval())
+            node.target = f"{node.name}_out_of_place"
     graph.delete_all_unused_submodules()
     graph.recompile()
 

@@ -390,3 +390,34 @@ class Configured(nn.Sequential):
 def test_a_table_that_the_forward_pass_does_not_name_is_no_reason():
     network = Configured(plain()).eval()
     assert quick(network, images()) is not network
+
+
+class Gated(nn.Module):
+    """An activation in place. kept: what it activates is used again, and so has to be changed."""
+
+    def __init__(self, kind, kept):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm, self.act = nn.Conv2d(1, 8, 3, 1, 1), nn.BatchNorm2d(8), kind(inplace=True)
+        self.last, self.kept = nn.Sequential(*head()), kept
+
+    def forward(self, x):
+        x = self.norm(self.conv(x))
+        y = self.act(x)
+        return self.last(y + 2 * x if self.kept else y)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("kind", [nn.SiLU, nn.Mish, nn.Hardswish])
+def test_activations_in_place_that_would_copy_their_input(kind, kept):
+    network, x = Gated(kind, kept).eval(), images()
+    copy = quick(network, x)
+    assert copy is not network
+    in_place = [part.inplace for part in copy.modules() if type(part) is kind]
+    assert in_place == [kept]
+    variable, other = x.clone().requires_grad_(True), x.clone().requires_grad_(True)
+    torch.testing.assert_close(copy(other), network(variable))
+    slopes = [
+        torch.autograd.grad(run(at).logsumexp(1).sum(), at)[0] for run, at in ((network, variable), (copy, other))
+    ]
+    torch.testing.assert_close(*slopes)
