@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from attacks import norms
-from attacks.contract import ThreatModel
+from attacks.contract import Budget, ThreatModel
 from attacks.losses import Loss, targeted_dlr
 from attacks.noise import Noise
-from attacks.survivors import Goal, goals, on_survivors, packer
+from attacks.survivors import Goal, goal_count, goals, on_survivors, packer
 from attacks.target import Target
 
 MOMENTUM = 0.75  # share of the new step
@@ -58,6 +58,13 @@ class APGD:
                 f"APGD needs steps >= 1, restarts >= 1, targets >= 0, rho in [0, 1]; got steps = {self.steps}, "
                 f"restarts = {self.restarts}, targets = {self.targets}, rho = {self.rho:g}"
             )
+
+    def passes(self, classes: int) -> Budget:
+        """See `attacks.contract.Budget`."""
+        stages = [share for _, share in L1_RADII] if self.threat.norm == "L1" else [1.0]
+        climbs = sum(max(1, round(share * self.steps)) + 1 for share in stages)
+        gradients = self.restarts * goal_count(self.targets, classes) * climbs
+        return Budget(gradients + (self.targets > 0), gradients)
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""

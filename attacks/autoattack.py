@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from attacks.apgd import APGD
-from attacks.contract import Attack, ThreatModel
+from attacks.contract import Attack, Budget, ThreatModel, budget_of
 from attacks.fab import FAB
 from attacks.noise import Noise
 from attacks.norms import per_image
@@ -55,6 +55,11 @@ class AutoAttack:
             FAB(self.threat, self.steps, self.targets),
             Square(self.threat, self.queries),
         )
+
+    def passes(self, classes: int) -> Budget:
+        """See `attacks.contract.Budget`."""
+        found = [budget for part in self.parts if (budget := budget_of(part, classes))]
+        return Budget(sum(one.forward + 1 for one in found), sum(one.backward for one in found))
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""

@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attacks.contract import ThreatModel
+from attacks.contract import Budget, ThreatModel
 from attacks.decision import batch_size, fooled
 from attacks.noise import Noise
 from attacks.norms import TINY, distance, per_image
@@ -60,6 +60,11 @@ class Boundary:
             )
         if not LEAST_LENGTH <= self.length <= 1:
             raise ValueError(f"length is a share of the distance, {LEAST_LENGTH:g} to 1; got {self.length:g}")
+
+    def passes(self, classes: int) -> Budget:
+        """See `attacks.contract.Budget`."""
+        start = self.draws + HALVINGS
+        return Budget(1 + self.restarts * (start + self.steps * self.candidates), 0, leaves=False)
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W], the closest fooling image found, or x."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from attacks.contract import Budget
 from attacks.losses import margin
 from attacks.noise import Noise
 from attacks.norms import nearest_on_plane
@@ -74,6 +75,13 @@ class Closest:
             gains = (grads * (best - x)[rows, None]).flatten(2).sum(2) - margins
             nearest[rows] = (x[rows] + (1 + BEYOND) * least_move(grads, x[rows], gains)).clamp(0, 1)
         return nearest
+
+
+def search_budget(forward: int, backward: int, rounds: int, classes: int, usual: float = 1.0) -> Budget:
+    """Of a search with so many passes and its refinement: what `search_correct` makes."""
+    nearest = min(CANDIDATES, classes) - 1
+    refining = (3 + rounds, nearest + rounds) if rounds else (0, 0)
+    return Budget(1 + forward + refining[0], backward + refining[1], leaves=False, usual=usual)
 
 
 def search_correct(search: Search, rounds: int, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:

@@ -7,7 +7,7 @@ to each image. It returns images; nobody believes them before `bench.judge.evalu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -66,6 +66,20 @@ def in_box(x_adv: Tensor) -> Tensor:
     return torch.isfinite(flat).all(1) & (flat >= 0).all(1) & (flat <= 1).all(1)
 
 
+class Budget(NamedTuple):
+    """Passes of an image through the network that an attack makes, at most, on one that nothing fools.
+
+    forward: of them `backward` and more are differentiated too. leaves: whether an image goes as soon as it is fooled.
+    usual: the share that an image spends as a rule where it stays to the end, below 1 for searches that stop by
+    themselves: measured, see docs/clock.md. `Target.confirm` adds a forward pass for an image that looks fooled.
+    """
+
+    forward: int
+    backward: int
+    leaves: bool = True
+    usual: float = 1.0
+
+
 class Attack(Protocol):
     """Settings of an attack; calling it perturbs every image it is given.
 
@@ -76,7 +90,9 @@ class Attack(Protocol):
     closest: True for a minimal-norm attack. It returns the closest fooling image it found, inside [0, 1] but perhaps
     beyond eps, and x itself where it found none. Whether that counts is read off the distance, for any eps.
 
-    One member is optional: `balls`, threat models of which x_adv must be inside one (see `balls_of`).
+    Three members are optional: `balls`, threat models of which x_adv must be inside one (see `balls_of`);
+    `passes(classes)`, its `Budget` on a network of so many classes (see `budget_of`); `parts`, the attacks that it is
+    made of, one after the other, each on what stands.
     """
 
     @property
@@ -102,6 +118,12 @@ class Attack(Protocol):
 def balls_of(attack: Attack) -> tuple[ThreatModel, ...]:
     """What its x_adv may lie in, one of these: its `balls`, or `threat` alone."""
     found: tuple[ThreatModel, ...] = getattr(attack, "balls", (attack.threat,))
+    return found
+
+
+def budget_of(attack: Attack, classes: int) -> Budget | None:
+    """What it spends on an image at most, on a network of so many classes; None where it does not say."""
+    found: Budget | None = attack.passes(classes) if hasattr(attack, "passes") else None
     return found
 
 

@@ -19,11 +19,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attacks.contract import ThreatModel
+from attacks.contract import Budget, ThreatModel
 from attacks.losses import Loss, margin, targeted_margin
 from attacks.noise import Noise
 from attacks.norms import TINY, per_image
-from attacks.survivors import towards
+from attacks.survivors import goal_count, towards
 from attacks.target import Target
 
 SEARCH = 5  # halvings or doublings of a step at most
@@ -66,6 +66,11 @@ class CarliniWagnerLinf:
             )
         if not (self.step > 0 and 0 < self.edge < 1):
             raise ValueError(f"C&W needs step > 0, 0 < edge < 1; got step = {self.step}, edge = {self.edge}")
+
+    def passes(self, classes: int) -> Budget:
+        """See `attacks.contract.Budget`."""
+        climbs = self.restarts * goal_count(self.targets, classes)
+        return Budget(1 + climbs * (2 + self.steps * (2 + SEARCH)), climbs * self.steps)
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W], the iterate of largest margin."""

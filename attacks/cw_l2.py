@@ -18,8 +18,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attacks.closest import Closest, search_correct
-from attacks.contract import ThreatModel
+from attacks.closest import Closest, search_budget, search_correct
+from attacks.contract import Budget, ThreatModel
 from attacks.losses import margin
 from attacks.noise import Noise
 from attacks.norms import per_image
@@ -67,6 +67,11 @@ class CarliniWagnerL2:
                 "C&W needs lr > 0, initial_c > 0, 0 < edge < 1; got "
                 f"lr = {self.lr:g}, initial_c = {self.initial_c:g}, edge = {self.edge:g}"
             )
+
+    def passes(self, classes: int) -> Budget:
+        """See `attacks.contract.Budget`."""
+        steps = self.binary_search_steps * self.steps
+        return search_budget(steps, steps, self.refine, classes)
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""

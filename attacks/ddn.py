@@ -16,8 +16,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attacks.closest import Closest, search_correct
-from attacks.contract import ThreatModel
+from attacks.closest import Closest, search_budget, search_correct
+from attacks.contract import Budget, ThreatModel
 from attacks.losses import log_odds
 from attacks.noise import Noise
 from attacks.norms import TINY, per_image
@@ -55,6 +55,10 @@ class DDN:
             )
         if self.levels < 0 or self.levels == 1:
             raise ValueError(f"levels must be 0 (no rounding) or at least 2, such as 256; got {self.levels}")
+
+    def passes(self, classes: int) -> Budget:
+        """See `attacks.contract.Budget`."""
+        return search_budget(self.steps + 1, self.steps, 0 if self.levels else self.refine, classes)
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""

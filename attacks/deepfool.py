@@ -17,8 +17,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attacks.closest import Closest, likeliest_wrong, search_correct
-from attacks.contract import ThreatModel
+from attacks.closest import Closest, likeliest_wrong, search_budget, search_correct
+from attacks.contract import Budget, ThreatModel
 from attacks.noise import Noise
 from attacks.norms import TINY, per_image
 from attacks.target import Target
@@ -52,6 +52,11 @@ class DeepFool:
                 "DeepFool needs steps >= 1, candidates >= 2, overshoot >= 0, refine >= 0; got steps = "
                 f"{self.steps}, candidates = {self.candidates}, overshoot = {self.overshoot:g}, refine = {self.refine}"
             )
+
+    def passes(self, classes: int) -> Budget:
+        """See `attacks.contract.Budget`."""
+        wrong = min(self.candidates, classes) - 1
+        return search_budget(1 + 2 * self.steps, wrong * self.steps, self.refine, classes)
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""

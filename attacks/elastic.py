@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attacks.contract import ThreatModel
+from attacks.contract import Budget, ThreatModel
 from attacks.latent import Scene, Stop, ascend, check_settings
 from attacks.noise import Noise
 from attacks.target import Target
@@ -55,6 +55,10 @@ class Elastic:
         check_settings("elastic", self.threat, self.steps, self.step)
         if self.kernel < 1 or self.kernel % 2 == 0 or not self.std > 0:
             raise ValueError(f"elastic needs an odd kernel and std > 0; got kernel = {self.kernel}, std = {self.std}")
+
+    def passes(self, classes: int) -> Budget:
+        """See `attacks.contract.Budget`."""
+        return Budget(self.steps, self.steps, self.stop == "first")
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from attacks import norms
-from attacks.contract import ThreatModel
+from attacks.contract import Budget, ThreatModel
 from attacks.losses import targeted_margin
 from attacks.noise import Noise
-from attacks.survivors import goals
+from attacks.survivors import goal_count, goals
 from attacks.target import Target
 
 LARGEST_PULL = 0.1  # alpha_max: the most that a step heeds the projection of the image itself
@@ -53,6 +53,12 @@ class FAB:
                 f"FAB needs steps, targets and restarts >= 1; got steps = {self.steps}, targets = {self.targets}, "
                 f"restarts = {self.restarts}"
             )
+
+    def passes(self, classes: int) -> Budget:
+        """See `attacks.contract.Budget`."""
+        goals = goal_count(self.targets, classes)
+        forward = self.restarts * (1 + goals * (self.steps + 1)) + BISECTIONS
+        return Budget(forward, self.restarts * goals * self.steps, leaves=False)
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> the closest x_adv [N, C, H, W]; see `attacks.contract.Attack`."""

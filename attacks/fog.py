@@ -19,7 +19,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from attacks.contract import ThreatModel
+from attacks.contract import Budget, ThreatModel
 from attacks.latent import Scene, Stop, ascend, check_settings
 from attacks.noise import Noise
 from attacks.norms import TINY
@@ -65,6 +65,10 @@ class Fog:
             raise ValueError(f"fog needs roll 1 or 2 and decay >= 1; got roll = {self.roll}, decay = {self.decay}")
         if self.normalization not in ("global", "image"):
             raise ValueError(f"normalization = {self.normalization!r} is not one of 'global', 'image'")
+
+    def passes(self, classes: int) -> Budget:
+        """See `attacks.contract.Budget`."""
+        return Budget(self.steps, self.steps, self.stop == "first")
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""

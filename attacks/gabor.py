@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from attacks.contract import ThreatModel
+from attacks.contract import Budget, ThreatModel
 from attacks.latent import Scene, Stop, ascend, check_settings
 from attacks.noise import Noise
 from attacks.norms import TINY, per_image
@@ -53,6 +53,10 @@ class Gabor:
         check_settings("gabor", self.threat, self.steps, self.step)
         if self.mask not in ("inverted", "support", "all"):
             raise ValueError(f'gabor knows the masks "inverted", "support" and "all", not {self.mask!r}')
+
+    def passes(self, classes: int) -> Budget:
+        """See `attacks.contract.Budget`."""
+        return Budget(self.steps, self.steps, self.stop == "first")
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from attacks.contract import ThreatModel
+from attacks.contract import Budget, ThreatModel
 from attacks.losses import margin
 from attacks.noise import Noise
 from attacks.norms import l2_ascent
@@ -40,6 +40,10 @@ class GaussianNoise:
             raise ValueError(f"Gaussian noise is scaled to a radius in L2, not in {self.threat.norm}")
         if self.repeats < 1:
             raise ValueError(f"Gaussian noise needs repeats >= 1; got repeats = {self.repeats}")
+
+    def passes(self, classes: int) -> Budget:
+        """See `attacks.contract.Budget`."""
+        return Budget(1 + self.repeats, 0)
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W], the first draw that fools or the one of largest margin."""

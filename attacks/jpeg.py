@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attacks.contract import ThreatModel
+from attacks.contract import Budget, ThreatModel
 from attacks.latent import Scene, Stop, ascend, check_settings
 from attacks.noise import Noise
 from attacks.target import Target
@@ -63,6 +63,10 @@ class JPEG:
 
     def __post_init__(self) -> None:
         check_settings("jpeg", self.threat, self.steps, self.step)
+
+    def passes(self, classes: int) -> Budget:
+        """See `attacks.contract.Budget`."""
+        return Budget(self.steps, self.steps, self.stop == "first")
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; C is 1 or 3. See `attacks.contract.Attack`."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from attacks import norms
-from attacks.contract import ThreatModel
+from attacks.contract import Budget, ThreatModel
 from attacks.losses import LOSSES, Loss, cross_entropy
 from attacks.noise import Noise
 from attacks.target import Target
@@ -67,6 +67,10 @@ class MSD:
     def balls(self) -> tuple[ThreatModel, ...]:
         """See `attacks.contract.balls_of`."""
         return ThreatModel("Linf", self.linf), ThreatModel("L2", self.l2), ThreatModel("L1", self.l1)
+
+    def passes(self, classes: int) -> Budget:
+        """See `attacks.contract.Budget`."""
+        return Budget((1 + len(NORMS)) * self.steps, self.steps, self.stop == "first")
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from attacks import norms
-from attacks.contract import ThreatModel
+from attacks.contract import Budget, ThreatModel
 from attacks.losses import Loss, targeted_margin
 from attacks.noise import Noise
-from attacks.survivors import Goal, goals, on_survivors, packer
+from attacks.survivors import Goal, goal_count, goals, on_survivors, packer
 from attacks.target import Target
 
 Start = Literal["uniform", "gaussian", "none"]
@@ -69,6 +69,11 @@ class PGD:
             )
         if not 1 <= self.l1_pixels[0] <= self.l1_pixels[1]:
             raise ValueError(f"l1_pixels must be (low, high) with 1 <= low <= high; got {self.l1_pixels}")
+
+    def passes(self, classes: int) -> Budget:
+        """See `attacks.contract.Budget`."""
+        starts = self.restarts * goal_count(self.targets, classes)
+        return Budget(starts * (self.steps + 1) + (self.targets > 0), starts * self.steps, self.stop == "first")
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""
@@ -208,6 +213,10 @@ class FGSM:
     loss: Literal["ce", "margin", "bce"] = "ce"
     version: int = 1
 
+    def passes(self, classes: int) -> Budget:
+        """See `attacks.contract.Budget`."""
+        return Budget(2, 1)
+
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""
         one = PGD(
@@ -239,6 +248,10 @@ class MIM:
     start: Start = "none"
     stop: Stop = "first"
     version: int = 1
+
+    def passes(self, classes: int) -> Budget:
+        """See `attacks.contract.Budget`."""
+        return Budget(self.restarts * (self.steps + 1), self.restarts * self.steps, self.stop == "first")
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""

@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attacks.contract import ThreatModel
+from attacks.contract import Budget, ThreatModel
 from attacks.decision import fooled
 from attacks.noise import Noise
 from attacks.target import Target
@@ -45,6 +45,10 @@ class SaltAndPepper:
             raise ValueError(
                 f"salt-and-pepper needs 1 <= levels <= queries; got levels = {self.levels}, queries = {self.queries}"
             )
+
+    def passes(self, classes: int) -> Budget:
+        """See `attacks.contract.Budget`."""
+        return Budget(self.queries, 0, leaves=False)
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W], the closest fooling image found, or x."""

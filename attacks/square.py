@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from attacks import norms
-from attacks.contract import ThreatModel
+from attacks.contract import Budget, ThreatModel
 from attacks.losses import margin
 from attacks.noise import Noise, whole
 from attacks.survivors import packer
@@ -46,6 +46,10 @@ class Square:
             raise ValueError(f"Square works in Linf and L2, not in {self.threat.norm}")
         if self.queries < 1 or not 0 < self.p <= 1:
             raise ValueError(f"Square needs queries >= 1 and p in (0, 1]; got queries = {self.queries}, p = {self.p:g}")
+
+    def passes(self, classes: int) -> Budget:
+        """See `attacks.contract.Budget`."""
+        return Budget(self.queries, 0)
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""

@@ -60,6 +60,11 @@ def goals(target: Target, x: Tensor, y: Tensor, loss: str, targeted: Loss, targe
     return towards(target.logits(x), y, targeted, targets)
 
 
+def goal_count(targets: int, classes: int) -> int:
+    """How many goals `goals` has on a network of so many classes."""
+    return min(targets, classes - 1) if targets else 1
+
+
 def towards(logits: Tensor, y: Tensor, targeted: Loss, targets: int) -> list[Goal]:
     """`goals` for targets >= 1, of the images' logits [N, K]."""
     order = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)

@@ -25,6 +25,8 @@ from bench.ledger import adversarial, budgets, ids
 from bench.ledger.evals import EvalRecord, read_eval, write_eval
 from bench.ledger.folder import Results, Source
 from bench.ledger.spec import CLEAN
+from bench.running.clock import Clock
+from bench.running.forecast import of_attacks
 from bench.subjects.catalog import Catalog, coarse_steps
 from bench.subjects.chosen import Choice, Subject, choose_norm
 from bench.subjects.data import Dataset, Images
@@ -66,6 +68,10 @@ def attack_model(choice: Choice, attacks: tuple[str, ...], how: How, say: Callab
     subject, *origins = choice.subjects(loaded, device)
     images = choice.pick(loaded, _images_of(catalog, attacks, len(loaded.test)))
     say(foresight(len(images)))
+    attacked = origins[0] if origins else subject  # whose passes an attack makes
+    clock = Clock(loaded, device, how.arrangement)
+    for words in of_attacks(clock, {name: attack for name, (attack, _) in chosen.items()}, attacked.blank, images):
+        say(words)
     job = _Job(choice.results, loaded, subject, images, device, how)
     try:
         if len(parts) > 1:

@@ -11,7 +11,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -33,6 +33,8 @@ from bench.ledger.ids import training_of
 from bench.ledger.plan import Cell
 from bench.ledger.runs import read_run
 from bench.ledger.spec import TableSpec, load_spec
+from bench.running.clock import Clock, Standing
+from bench.running.forecast import MANY, SHARE, SMALLER, Forecast, of_table, of_trainings
 from bench.running.train import Training
 from bench.subjects import data, models, registry
 from bench.subjects.catalog import Catalog, coarse_steps
@@ -113,6 +115,7 @@ class TableRun:
         }
         self.attacks = {name: catalog.attack(setting.attack(name)) for name in spec.attacks}
         catalog.check_assignments()
+        self.slow = any(column.slow for column in spec.columns)
         self._crafted: dict[tuple[str, str], tuple[Source, Crafted]] = {}
         self._check_spec(spec)
         self.words = [f"recipes of profile {setting.profile!r}. {setting.note}".rstrip()]
@@ -152,13 +155,16 @@ class TableRun:
 
     def describe(self, jobs: int = 1) -> list[str]:
         """What there is to do, cell by cell, without doing it. jobs: processes that would do it."""
-        lines = [f"{self.plan.title}; {self.dataset.source}; {self.plan.images} {self.plan.split} images"]
-        lines += self.words
         cells, pace = self._survey(jobs)
+        forecast = self._foresee(cells, pace, max(1, torch.get_num_threads() // jobs))
+        lines = forecast.warning(pace, self._cuts)
+        lines.append(f"{self.plan.title}; {self.dataset.source}; {self.plan.images} {self.plan.split} images")
+        lines += self.words
         trained = [f"  train   {one}" for one in self._to_train(self.plan.cells)]
         attacked = [f"  attack  {run_id}  {eval_id}" for run_id, eval_id in cells]
         left = f"; {pace.left()}" if cells else ""
-        return [*lines, *trained, *attacked, f"{len(trained)} trainings and {len(attacked)} attacks to do{left}"]
+        lines += [*trained, *attacked, *forecast.lines(pace)]
+        return [*lines, f"{len(trained)} trainings and {len(attacked)} attacks to do{left}"]
 
     def lacking(self) -> int:
         """How many trainings, with their attacks, there is something to do for."""
@@ -176,6 +182,9 @@ class TableRun:
         progress.pace = pace
         summary = Summary(kept=sum(len(cells) for cells in groups.values()) - len(wanted))
         if not helping:
+            forecast = self._foresee(wanted, pace, torch.get_num_threads())
+            for words in forecast.warning(pace, self._cuts):
+                progress.say(words)
             progress.say(f"{self.plan.name}: {self.dataset.source}; {self.plan.images} {self.plan.split} images")
             for words in self.words:
                 progress.say(words)
@@ -235,6 +244,51 @@ class TableRun:
         took = [(cell.recipe, read_run(self.results, cell.run_id).cost.seconds) for cell in made.values()]
         took += [(c.attack, one.record.cost.seconds) for c, one in zip(cells, found, strict=True) if one.record]
         return wanted, Pace(to_do | {key: cell.attack for key, cell in wanted.items()}, took, jobs)
+
+    def _foresee(self, wanted: dict[tuple[str, str], Cell], pace: Pace, threads: int) -> Forecast:
+        """What is estimated of all that nobody timed yet; `pace` knows it afterwards. threads: of each process."""
+        trainings: dict[str, tuple[str, Training]] = {}
+        for row in self.plan.rows:
+            for one, training in self._to_train(cell for cell in self.plan.cells if cell.row == row).items():
+                trainings.setdefault(one, (row, training))
+        attacks = {
+            key: (cell, self.attacks[cell.column_attack][0] if cell.column_attack in self.attacks else None)
+            for key, cell in wanted.items()
+        }
+        unknown = {one: given for one, given in trainings.items() if not pace.timed(one)}
+        untimed = {
+            key: (cell, attack, (self.recipes[cell.training].archs or (self.plan.arch,))[0])
+            for key, (cell, attack) in attacks.items()
+            if not pace.timed(key)
+        }
+        clock = Clock(self.dataset, self.device, self.options.arrangement)
+        found = of_table(clock, unknown, untimed, len(self.images), self._standing(), threads)
+        pace.expected.update(found.expected)
+        every = {one: (row, training.recipe.name) for one, (row, training) in trainings.items()}
+        return replace(found, trainings=every, attacks=wanted)
+
+    def _standing(self) -> Standing:
+        """How the networks of this table do, as far as it has records; else what is assumed."""
+        records = [found.record for cell in self.plan.cells if (found := find(self.plan, cell, self.results)).record]
+        images = [one.images for one in records if one is not None and one.norm != "none"]
+        right = sum(int((table["clean_prediction"] == table["label"]).sum()) for table in images)
+        if not right:
+            return Standing()
+        stand = sum(int(table["robust"].sum()) for table in images)
+        return Standing(right / sum(map(len, images)), stand / right, f"as in {len(images)} records of this table")
+
+    def _cuts(self, trained: float, attacked: float) -> list[str]:
+        """What would make this table shorter, in words. trained, attacked: shares of the whole."""
+        found = []
+        if attacked > SHARE and len(self.images) > MANY:
+            found.append(f"--images {MANY}")
+        if attacked > SHARE and self.slow:
+            found.append("--fast")
+        if len(self.plan.seeds) > 1:
+            found.append("fewer --seeds")
+        if trained > SHARE:
+            found += [SMALLER, "fewer epochs (--set RECIPE.schedule.epochs=N)"]
+        return [*found, f"what `bench tune {self.plan.arch}` finds to be quicker"]
 
     def _lacking(self, cell: Cell, record: EvalRecord | None) -> bool:
         """Whether a cell has no record, or one without the adversarial images that are to be kept."""
@@ -406,9 +460,11 @@ def train_recipe(name: str, options: Options) -> list[str]:
     fitting = [arch for profile, arch in ARCHS.items() if name.endswith(f"-{profile}")]
     arch = options.arch or ("cnn-small" if dataset.name == "digits" else [*fitting, "resnet18"][0])
     device, run_ids = choose_device(options.device), []
+    every = [Training(recipe, dataset, arch, seed, device) for seed in options.seeds or (0,)]
     with Progress() as progress:
-        for seed in options.seeds or (0,):
-            training = Training(recipe, dataset, arch, seed, device)
+        for words in of_trainings(one for training in every for one in training.to_do(options.results)):
+            progress.say(words)
+        for training in every:
             for one in training.to_do(options.results):
                 _train(one, options.results, progress)
             run_ids += training.run_ids

@@ -53,7 +53,7 @@ def tune(arch: str, dataset: str, device: str, batch_size: int | None, again: bo
     network = models.create(arch, shape, like.classes, seed=0).to(place)
     x = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0)).to(place)
     sizes = batch_size or default_batch_size(x), batch_size or TRAINING_BATCH
-    file = cache_folder() / "tune" / f"{_key(network, x, sizes, place)}.json"
+    file = cache_folder() / "tune" / f"{key(network, x, sizes, place)}.json"
     known = _read(file) if not again else None
     found = known or _measure(arch, network, x, sizes, place)
     if known is None:
@@ -70,8 +70,9 @@ def start_up(arch: str, dataset: str, network: nn.Module, x: Tensor, batch: int)
     """What compiling a training costs and when it pays, as far as it was measured here. x: images like [1, C, H, W],
     of the data set of that name.
     """
-    every = [_key(network, x, (attack, batch), x.device) for attack in (batch, default_batch_size(x))]
-    found = next(filter(None, (_read(cache_folder() / "tune" / f"{key}.json") for key in every)), None)
+    sizes = [(attack, batch) for attack in (batch, default_batch_size(x))]
+    every = [key(network, x, size, x.device) for size in sizes]
+    found = next(filter(None, (_read(cache_folder() / "tune" / f"{one}.json") for one in every)), None)
     rates = {rate.way: rate for rate in found.training} if found else {}
     if "compiled" not in rates or rates["compiled"].failed:
         how = f"`bench tune {arch} --dataset {dataset} --batch-size {batch}`"
@@ -127,7 +128,7 @@ def _machine(device: torch.device) -> str:
     return f"{place}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
-def _key(network: nn.Module, x: Tensor, sizes: tuple[int, int], device: torch.device) -> str:
+def key(network: nn.Module, x: Tensor, sizes: tuple[int, int], device: torch.device) -> str:
     """Of everything that a speed depends on and that can be named."""
     shapes = [f"{name} {tuple(value.shape)} {value.dtype}" for name, value in network.state_dict().items()]
     parts = [VERSION, platform.node(), _machine(device), repr(network), *shapes, tuple(x.shape), sizes]

@@ -50,13 +50,13 @@ def attack_rates(network: nn.Module, x: Tensor) -> list[Rate]:
     network = copy.deepcopy(network).eval()
     arranged = quick(network, x)
     ways: dict[str, Pass] = {
-        AS_IT_IS: lambda: _to_images(network, x),
-        "folded": lambda: _to_images(arranged, x),
-        "folded, bfloat16": lambda: _to_images(arranged, x, mixed=True),
+        AS_IT_IS: lambda: to_images(network, x),
+        "folded": lambda: to_images(arranged, x),
+        "folded, bfloat16": lambda: to_images(arranged, x, mixed=True),
     }
     if arranged is network:
         del ways["folded"], ways["folded, bfloat16"]
-        ways["bfloat16"] = lambda: _to_images(network, x, mixed=True)
+        ways["bfloat16"] = lambda: to_images(network, x, mixed=True)
     elif not no_compiler(x.device):
         compiled = Compiled(arranged, len(x), after=0)
         ways["folded, compiled"] = lambda: _compiled(compiled, x)
@@ -72,12 +72,12 @@ def training_rates(network: nn.Module, x: Tensor) -> list[Rate]:
     passes.arrange([other])
     laid = passes.arranged(x)
     ways: dict[str, Pass] = {
-        AS_IT_IS: lambda: _to_weights(plain, plain, x),
-        "bfloat16": lambda: _to_weights(plain, plain, x, mixed=True),
+        AS_IT_IS: lambda: to_weights(plain, plain, x),
+        "bfloat16": lambda: to_weights(plain, plain, x, mixed=True),
     }
     if passes.batch is not None:
-        ways["compiled"] = lambda: _to_weights(lambda images: passes(other, images), other, laid)
-        ways["compiled, bfloat16"] = lambda: _to_weights(lambda images: passes(other, images), other, laid, mixed=True)
+        ways["compiled"] = lambda: to_weights(lambda images: passes(other, images), other, laid)
+        ways["compiled, bfloat16"] = lambda: to_weights(lambda images: passes(other, images), other, laid, mixed=True)
     return measured(ways, x.device)
 
 
@@ -88,14 +88,14 @@ def measured(ways: Mapping[str, Pass], device: torch.device) -> list[Rate]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the compiler's own
-                firsts[way] = _seconds(run, device)
+                firsts[way] = seconds_of(run, device)
         except Exception as error:  # a way that fails here is no way; the others still are
             failed[way] = first_line(error)
     turns: dict[str, list[float]] = {way: [] for way in firsts}
     began = time.perf_counter()
     while time.perf_counter() - began < SECONDS * len(firsts) or any(len(took) < LEAST for took in turns.values()):
         for way, took in turns.items():
-            took.append(_seconds(ways[way], device))
+            took.append(seconds_of(ways[way], device))
     found = {way: statistics.median(took) for way, took in turns.items()}
     return [
         Rate(way, failed=failed[way]) if way in failed else Rate(way, found[way], max(0.0, firsts[way] - found[way]))
@@ -103,7 +103,8 @@ def measured(ways: Mapping[str, Pass], device: torch.device) -> list[Rate]:
     ]
 
 
-def _seconds(run: Pass, device: torch.device) -> float:
+def seconds_of(run: Pass, device: torch.device) -> float:
+    """Wall time of one call, and of all that it has the device do."""
     started = time.perf_counter()
     run()
     if device.type == "cuda":
@@ -116,7 +117,8 @@ def _forward(network: nn.Module, x: Tensor) -> None:
         network(x)
 
 
-def _to_images(network: nn.Module, x: Tensor, mixed: bool = False) -> None:
+def to_images(network: nn.Module, x: Tensor, mixed: bool = False) -> None:
+    """A forward and a backward pass to the images x [B, C, H, W]; mixed: in bfloat16."""
     variable = x.detach().clone().requires_grad_(True)
     with _mixed(x, mixed):
         logits = network(variable)
@@ -125,12 +127,13 @@ def _to_images(network: nn.Module, x: Tensor, mixed: bool = False) -> None:
 
 def _compiled(network: Compiled, x: Tensor, mixed: bool = False) -> None:
     """Raises RuntimeError where it runs uncompiled, which is no figure of compiled code."""
-    _to_images(network, x, mixed)
+    to_images(network, x, mixed)
     if reason := network.refused.get((len(x), True, mixed)):
         raise RuntimeError(reason)
 
 
-def _to_weights(run: Callable[[Tensor], Tensor], network: nn.Module, x: Tensor, mixed: bool = False) -> None:
+def to_weights(run: Callable[[Tensor], Tensor], network: nn.Module, x: Tensor, mixed: bool = False) -> None:
+    """A forward and a backward pass to the weights of the network, whose forward pass `run` makes."""
     network.zero_grad(set_to_none=True)
     with _mixed(x, mixed):
         logits = run(x)

@@ -51,7 +51,7 @@ def test_the_first_line_of_a_compiled_training_says_what_was_measured(quickly):
     )
     found = module.Tuned("cnn-small", "", 8, [], 8, [Rate(AS_IT_IS, 2.0), Rate("compiled", 1.0, once=30.0)])
     for attack in (module.default_batch_size(x), 8):  # measured as it comes, or for this batch
-        name = cache_folder() / "tune" / f"{module._key(network, x, (attack, 8), CPU)}.json"
+        name = cache_folder() / "tune" / f"{module.key(network, x, (attack, 8), CPU)}.json"
         module.write_json(name, found)
         assert "took 30 s and paid after 30 batches" in start_up("cnn-small", "digits", network, x, 8)
         name.unlink()
