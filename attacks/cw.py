@@ -26,6 +26,7 @@ from attacks.norms import TINY, per_image
 from attacks.survivors import goal_count, towards
 from attacks.target import Target
 
+USUAL = 15  # iterations that an image makes which stands, measured: patience ends it
 SEARCH = 5  # halvings or doublings of a step at most
 STILL = 1e-8  # a step in w that moves no pixel of float32: no longer one led up, so the image is given up
 
@@ -70,7 +71,8 @@ class CarliniWagnerLinf:
     def passes(self, classes: int) -> Budget:
         """See `attacks.contract.Budget`."""
         climbs = self.restarts * goal_count(self.targets, classes)
-        return Budget(1 + climbs * (2 + self.steps * (2 + SEARCH)), climbs * self.steps)
+        usual = min(1.0, USUAL / self.steps)
+        return Budget(1 + climbs * (2 + self.steps * (2 + SEARCH)), climbs * self.steps, usual=usual)
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W], the iterate of largest margin."""

@@ -24,6 +24,7 @@ from attacks.norms import TINY, per_image
 from attacks.target import Target
 
 NUDGE = 1e-4  # L2, in image units
+USUAL = 5  # steps that an image makes, measured: it leaves when it is fooled
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class DeepFool:
     def passes(self, classes: int) -> Budget:
         """See `attacks.contract.Budget`."""
         wrong = min(self.candidates, classes) - 1
-        return search_budget(1 + 2 * self.steps, wrong * self.steps, self.refine, classes)
+        usual = min(1.0, USUAL / self.steps)
+        return search_budget(1 + 2 * self.steps, wrong * self.steps, self.refine, classes, usual)
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""

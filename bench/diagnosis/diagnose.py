@@ -13,7 +13,7 @@ from torch import nn
 from attacks.contract import ThreatModel
 from attacks.noise import derive_seed
 from attacks.target import ModelError, Target
-from bench.diagnosis.evidence import STAGES, Witness, substitute
+from bench.diagnosis.evidence import STAGES, SUBSTITUTE_IMAGES, Witness, substitute
 from bench.diagnosis.masking import findings
 from bench.diagnosis.neighbours import held_out
 from bench.ground.config import UserError, build, choose, settings_of
@@ -24,6 +24,8 @@ from bench.ledger.budgets import radius
 from bench.ledger.diagnoses import DiagnosisRecord, Effort, Finding, trust_of, write_diagnosis
 from bench.ledger.folder import Results, Source
 from bench.ledger.runs import IMPORTED, RunRecord, list_runs, read_run
+from bench.running.clock import Clock
+from bench.running.forecast import of_diagnosis
 from bench.subjects.chosen import Choice, Subject, choose_norm
 from bench.subjects.data import Images
 from bench.subjects.device import choose_device, describe
@@ -74,6 +76,9 @@ def diagnose_model(
             batch_size=batch_size,
             on_attack=lambda name: progress.advance(),
         )
+        learned = 0 if origin is not None else min(SUBSTITUTE_IMAGES, len(loaded.train)) * effort.epochs
+        for words in of_diagnosis(Clock(loaded, where), witness.attacks(), subject.blank, len(chosen), learned):
+            progress.say(words)
         try:
             found = findings(witness.gather())
         except ModelError as error:

@@ -13,12 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attacks.contract import Attack, budget_of
+from attacks.contract import Attack, Budget, budget_of
 from attacks.noise import Noise
 from attacks.pgd import PGD
 from attacks.target import Target, default_batch_size
 from bench.ground.config import first_line
-from bench.running.rates import Rates, judging_of, own_of, rates_of
+from bench.running.rates import Rates, judging_of, own_of, rates_of, step_of
 from bench.running.train import Training
 from bench.subjects import data, models
 from bench.subjects.data import Dataset, Images
@@ -26,9 +26,9 @@ from bench.subjects.quick import AS_IT_IS, Arrangement
 from bench.subjects.speed import seconds_of
 from trainers.contract import perturbations
 from trainers.loop import peak_memory
-from trainers.rehearsal import Rehearsal, Share, rehearse
+from trainers.rehearsal import Rehearsal, Share
 
-EARLY = 0.06  # of its budget: what an image spends that an attack fools, measured (docs/clock.md)
+EARLY = 12  # forward passes, and gradients, that an image spends which is fooled and leaves: measured, docs/clock.md
 PROBED, PROBE_STEPS = 64, 10  # images, and steps of PGD, that say how many stand on a network that is there
 COPIES = 8  # of the images of an attack, in memory
 RECORD = 0.1  # seconds to write one
@@ -44,6 +44,10 @@ class Span(NamedTuple):
     def plus(self, other: Span) -> Span:
         """Both, one after the other."""
         return Span(self.low + other.low, self.about + other.about, self.high + other.high)
+
+    def times(self, images: float) -> Span:
+        """Of so many."""
+        return Span(self.low * images, self.about * images, self.high * images)
 
 
 NONE = Span(0.0, 0.0, 0.0)
@@ -91,7 +95,7 @@ class Clock:
         rates = [self.rates(arch, batch, mixed) for arch in training.archs]
         teachers = [self.rates(arch, batch, mixed) for arch in taught[:1]]
         x = torch.rand(batch, *self.dataset.image_shape, generator=torch.Generator().manual_seed(0)).to(self.device)
-        step = rehearse(recipe.trainer, x, self.dataset.classes, schedule.label_smoothing)
+        step = step_of(recipe.trainer, self.like, batch, self.dataset.classes, schedule.label_smoothing)
         seconds = step.seconds + (self._augmenting(x) if schedule.augment else 0.0)
         moved = sum(one.step * (2 if schedule.ema else 1) for one in rates)
         passes = sum(map(_seconds, step.networks + step.teachers, rates + teachers))
@@ -109,7 +113,8 @@ class Clock:
         total, right, trainer = 0.0, Standing().right, training.recipe.trainer
         for n, one in enumerate(rates):
             types = len(perturbations(trainer, n) or (trainer.inner,))
-            steps = training.recipe.schedule.validation_steps * (Standing.stand + (1 - Standing.stand) * EARLY)
+            most = training.recipe.schedule.validation_steps
+            steps = Standing.stand * most + (1 - Standing.stand) * min(EARLY, most)
             total += one.forward * (1 + 2 * right * types) + one.ascent * right * types * (steps + 1)
         return total * len(self.dataset.validation)
 
@@ -147,12 +152,7 @@ class Clock:
                 self.lacks[name] = f"{type(part).__name__} does not say how many passes it makes"
                 return None
             own = own_of(part, self.like, images, self.dataset.classes).seconds
-            full = images * (
-                budget.forward * (rates.forward + own) + budget.backward * (rates.gradient - rates.forward)
-            )
-            spent = budget.usual * (left.stand + (1 - left.stand) * EARLY if budget.leaves else 1.0)
-            low = EARLY if budget.leaves else budget.usual * left.right
-            total = total.plus(Span((number == 0) * low * full, left.right * spent * full, full))
+            total = total.plus(_of_budget(budget, left, rates, own, first=number == 0).times(images))
         return total
 
     def rates(self, arch: str, batch: int = 1, mixed: bool = False) -> Rates:
@@ -200,6 +200,17 @@ def probed(network: nn.Module, images: Images, attacks: Mapping[str, Attack | No
     x_adv = pgd(target, x[right], y[right], Noise(0, some.ids.to(device)[right]))
     stand = float((target.logits(x_adv).argmax(1) == y[right]).float().mean())
     return Standing(float(right.float().mean()), stand, f"of {len(x)} images under PGD-{PROBE_STEPS}")
+
+
+def _of_budget(budget: Budget, standing: Standing, rates: Rates, own: float, first: bool) -> Span:
+    """Seconds of an image. first: whether it is the first part, which images that fall see too."""
+    forward, back = rates.forward + own, rates.gradient - rates.forward
+    full = budget.forward * forward + budget.backward * back
+    early = min(EARLY, budget.forward) * forward + min(EARLY, budget.backward) * back
+    usual = budget.usual * full
+    fallen = min(early, usual) if budget.leaves else usual
+    about = standing.right * (standing.stand * usual + (1 - standing.stand) * fallen)
+    return Span(first * standing.right * fallen, about, full)
 
 
 def _seconds(share: Share, rates: Rates) -> float:

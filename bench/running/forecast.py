@@ -20,6 +20,7 @@ from bench.subjects.data import Images
 LONG, HOUR = 60.0, 3600.0  # seconds from which a line is worth saying, and from which it says what would cut it
 LARGEST = 3  # items that are named
 MANY = 1000  # images, of which more are worth cutting
+SUBSTITUTE_BATCH = 32  # of the substitute's training in a diagnosis
 SHARE = 0.3  # of the whole, below which a cut is not worth naming
 UNCOMPILED = "compiled passes are estimated as uncompiled ones"
 
@@ -122,7 +123,7 @@ class Forecast:
 
 def of_table(
     clock: Clock,
-    trainings: Mapping[str, tuple[str, Training]],
+    trainings: Mapping[Hashable, tuple[str, Training]],
     attacks: Mapping[Hashable, tuple[Cell, Attack | None, str]],
     images: int,
     standing: Standing,
@@ -189,6 +190,21 @@ def of_attacks(clock: Clock, attacks: Mapping[str, Attack | None], blank: Blank,
     cut = "; shorter with fewer --images" if span.about >= HOUR else ""
     words = f"between {duration(span.low)} and {duration(span.high)}; {standing.words}"
     return [f"attacking takes about {duration(span.about)} ({words}), memory about {clock.memory()}{cut}{lacking}"]
+
+
+def of_diagnosis(clock: Clock, attacks: Mapping[str, Attack], blank: Blank, images: int, learned: int) -> list[str]:
+    """A line before a diagnosis that takes long: attacks that each see every image, and a substitute, a CNN-A, that is
+    trained on so many images, counted once for each epoch.
+    """
+    if not blank.copied:
+        return []
+    network, everything = blank.fresh(), Standing(1.0, 1.0, "")
+    spans = [clock.attack(name, attack, network, images, everything) or NONE for name, attack in attacks.items()]
+    seconds = sum(span.about for span in spans)
+    seconds += learned * clock.rates("cnn-a", SUBSTITUTE_BATCH).weights if learned else 0.0
+    if seconds < LONG:
+        return []
+    return [f"diagnosing takes at most about {duration(seconds)}, memory about {clock.memory()}"]
 
 
 def _in_turn(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -24,15 +25,19 @@ from attacks.pgd import FGSM
 from attacks.target import Target, default_batch_size
 from bench.ground.config import UserError
 from bench.ground.files import cache_folder, read_json, write_json
+from bench.ground.terminal import warn
 from bench.judge.evaluate import evaluate
 from bench.running.tune import key
 from bench.subjects.data import Images
 from bench.subjects.quick import SAMPLE, SHARES, quick
 from bench.subjects.speed import seconds_of, to_images, to_weights
+from trainers.contract import Trainer
+from trainers.rehearsal import Rehearsal, rehearse
 
 VERSION = 1  # of what is measured
 FRESH = 3600.0  # seconds that a measurement counts for
 PASS, WHOLE = 0.1, 0.25  # seconds: of a pass that is timed, about, and of all passes of one kind
+SLOW = 0.01  # seconds of an image, from which measuring is said to take a while
 OWN, LEAST = 0.1, 3  # seconds that an attack is watched for; passes in it
 LOOKED_AT = 256  # images that judging is rehearsed on: signs look at fewer
 T = TypeVar("T")
@@ -86,6 +91,8 @@ def _measure(network: nn.Module, x: Tensor, batch: int, mixed: tuple[bool, bool]
         few = _images(x, 2)
         to_images(judged, few)
         slow = seconds_of(lambda: to_images(judged, few), x.device) / len(few)
+        if slow > SLOW:
+            warn("measuring how fast the network runs here, for an estimate of the time; a few seconds")
         sizes = [max(2, min(most, int(PASS / slow))) for most in (default_batch_size(x), batch)]
         attacked, taught = (_images(x, size) for size in sizes)
         optimizer = torch.optim.SGD(trained.parameters(), lr=0.0, momentum=0.9)
@@ -100,20 +107,25 @@ def _measure(network: nn.Module, x: Tensor, batch: int, mixed: tuple[bool, bool]
         )
 
 
+def step_of(trainer: Trainer, x: Tensor, batch: int, classes: int, smoothing: float) -> Rehearsal:
+    """The rehearsal of a training on batches of so many images like x [1, C, H, W]."""
+    name = f"step-{_hashed(trainer, tuple(x.shape), str(x.device), batch, classes, smoothing)}"
+    return _kept(name, Rehearsal, lambda: rehearse(trainer, _images(x, batch), classes, smoothing))
+
+
 def own_of(attack: Attack, x: Tensor, images: int, classes: int) -> Own:
     """What an attack computes beside the network, on so many images like x [1, C, H, W]; watched for a moment, on a
     network that costs next to nothing and that only minimal-norm attacks fool.
     """
     size = min(images, default_batch_size(x))
-    text = repr((VERSION, attack, tuple(x.shape), str(x.device), size, classes, torch.get_num_threads()))
-    name = f"own-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    name = f"own-{_hashed(attack, tuple(x.shape), str(x.device), size, classes)}"
     return _kept(name, Own, lambda: _watch(attack, _images(x, size), classes))
 
 
 def judging_of(x: Tensor, images: int, classes: int) -> Judging:
     """What judging so many images like x [1, C, H, W] costs beside their attack, signs included."""
     size = min(images, LOOKED_AT)
-    name = f"judge-{'x'.join(map(str, x.shape[1:]))}-{size}-{classes}-{x.device.type}-{torch.get_num_threads()}"
+    name = f"judge-{_hashed(tuple(x.shape), str(x.device), size, classes)}"
     found = _kept(name, Judging, lambda: _judge(_images(x, size), classes))
     return Judging(found.forward + 3 * (images - size), found.gradient, found.seconds * (1 + images / size) / 2)
 
@@ -208,6 +220,12 @@ def _saved(network: nn.Module, x: Tensor) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
         F.cross_entropy(network(x), torch.zeros(len(x), dtype=torch.int64, device=x.device))
     return sum(seen.values())
+
+
+def _hashed(*parts: object) -> str:
+    """Of everything that a time on this machine depends on."""
+    text = repr((platform.node(), torch.__version__, torch.get_num_threads(), *parts))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _kept(name: str, kind: type[T], make: Callable[[], T]) -> T:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from attacks.contract import Attack
 from attacks.target import ModelError
 from bench.ground.config import UserError
 from bench.ground.locks import locked
@@ -247,11 +248,11 @@ class TableRun:
 
     def _foresee(self, wanted: dict[tuple[str, str], Cell], pace: Pace, threads: int) -> Forecast:
         """What is estimated of all that nobody timed yet; `pace` knows it afterwards. threads: of each process."""
-        trainings: dict[str, tuple[str, Training]] = {}
+        trainings: dict[Hashable, tuple[str, Training]] = {}
         for row in self.plan.rows:
             for one, training in self._to_train(cell for cell in self.plan.cells if cell.row == row).items():
                 trainings.setdefault(one, (row, training))
-        attacks = {
+        attacks: dict[Hashable, tuple[Cell, Attack | None]] = {
             key: (cell, self.attacks[cell.column_attack][0] if cell.column_attack in self.attacks else None)
             for key, cell in wanted.items()
         }
@@ -264,8 +265,10 @@ class TableRun:
         clock = Clock(self.dataset, self.device, self.options.arrangement)
         found = of_table(clock, unknown, untimed, len(self.images), self._standing(), threads)
         pace.expected.update(found.expected)
-        every = {one: (row, training.recipe.name) for one, (row, training) in trainings.items()}
-        return replace(found, trainings=every, attacks=wanted)
+        every: dict[Hashable, tuple[str, str]] = {
+            one: (row, training.recipe.name) for one, (row, training) in trainings.items()
+        }
+        return replace(found, trainings=every, attacks={key: cell for key, (cell, _) in attacks.items()})
 
     def _standing(self) -> Standing:
         """How the networks of this table do, as far as it has records; else what is assumed."""
