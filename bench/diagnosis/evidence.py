@@ -216,12 +216,12 @@ class Witness:
     def attacks(self) -> dict[str, Attack]:
         """What is run at most, each on every image, for an estimate: radii that are found on the way are left open."""
         anywhere, pgd = ThreatModel("L2", self.x[0].numel() ** 0.5), self._pgd(self.threat, self.effort.steps)
-        square: dict[str, Attack] = {} if self.threat.norm == "L1" else {"square": Square(self.threat, self.effort.queries)}
-        walks: dict[str, Attack] = {"boundary": Boundary(anywhere, self.effort.walk), "ddn": DDN(anywhere)}
-        more: dict[str, Attack] = dict.fromkeys(("pgd-l2", "pgd-l2-margin", "transfer"), pgd)
         sets = sum(map(len, self.others.values())) + sum(1 for _ in changed(self.images, self.threat, self.flip))
-        few: dict[str, Attack] = {f"elsewhere-{number}": self._pgd(self.threat, self.effort.few) for number in range(sets)}
-        return {**self._white_box(), **square, **walks, **more, **few}
+        found = self._white_box() | dict.fromkeys(("pgd-l2", "pgd-l2-margin", "transfer"), pgd)
+        if self.threat.norm != "L1":
+            found["square"] = Square(self.threat, self.effort.queries)
+        few = [(f"elsewhere-{number}", self._pgd(self.threat, self.effort.few)) for number in range(sets)]
+        return found | {"boundary": Boundary(anywhere, self.effort.walk), "ddn": DDN(anywhere)} | dict(few)
 
     def _pgd(self, threat: ThreatModel, steps: int) -> PGD:
         """Cross-entropy, uniform start, last iterate; steps that can cross the ball, a tenth of the radius at least. In
