@@ -117,6 +117,7 @@ def test_the_only_lists_are_complete():
         "validation",
         "network",
         "passes",
+        "rehearsal",
     }
     files = {path.stem for path in (ROOT / "trainers").glob("*.py")} - shared
     assert files == {trainer.__module__.split(".")[1] for trainer in TRAINERS.values()}
