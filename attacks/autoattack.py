@@ -77,4 +77,5 @@ def _trial(
     found = part(target, x, y, noise.fork("part", place))
     fooled = target.logits(found).argmax(1) != y
     legal = part.threat.contains(x, found)
+    target.credit(place, fooled & legal)
     return torch.where(per_image(legal, x), found, x), fooled & legal

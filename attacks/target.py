@@ -66,6 +66,7 @@ class Target:
         self._rows: Tensor | None = None
         self._passes = [0, 0]  # FORWARD, BACKWARD; shared with every view
         self._per_image: Tensor | None = None
+        self._fooled_by: Tensor | None = None  # shared with every view
         self._scales: Scales | None = None  # shared with every view
 
     @property
@@ -83,6 +84,7 @@ class Target:
         view = copy.copy(self)
         view._rows = torch.arange(images)
         view._per_image = torch.zeros(2, images, dtype=torch.int64)
+        view._fooled_by = torch.full((images,), -1)
         view._scales = Scales(images)
         return view
 
@@ -107,6 +109,17 @@ class Target:
         """[2, images] int64: forward and backward passes of each image since `counting`."""
         assert self._per_image is not None, "counting() was not called"
         return self._per_image
+
+    def credit(self, part: int, fooled: Tensor) -> None:
+        """An ensemble says which of its parts fooled which of these images: fooled [N] bool."""
+        if self._fooled_by is not None and self._rows is not None:
+            self._fooled_by[self._rows[fooled.cpu()]] = part
+
+    @property
+    def fooled_by(self) -> Tensor:
+        """[images] int64: the part of an ensemble that fooled each image since `counting`; -1 where none said so."""
+        assert self._fooled_by is not None, "counting() was not called"
+        return self._fooled_by
 
     def logits(self, x: Tensor) -> Tensor:
         """x [N, C, H, W] -> logits [N, K] float32, without gradients; see `_narrowed`."""

@@ -130,7 +130,7 @@ def evaluate(
     seconds = time.perf_counter() - started
     threat = ThreatModel("own", 0) if attack is None else attack.threat
     table = _table(images, x_adv, threat, clean, adversarial, passes)
-    found = list(crafted.signs) if crafted is not None else []
+    found = list(crafted.signs) if crafted is not None else signs.of_parts(name, attack, target.fooled_by)
     if look:
         climbed, some = crafted is None and bool(passes[1].any()), signs.sample(len(x))
         both = None if afresh is None else (Target(model).true_logits(x_adv[some]), afresh[some])
@@ -254,7 +254,9 @@ def _signs(
     found = signs.of_steps(name, attack)
     if logits is not None:
         found += signs.of_outputs(logits, images.y) + of_inputs(blank, images, logits)
-        answers = signs.of_answers(signs.about(blank, attack, images), logits[signs.sample(len(logits))])
+        questions = signs.about(blank, attack, images)
+        found += signs.of_inner_steps(questions)
+        answers = signs.of_answers(questions, logits[signs.sample(len(logits))])
         if not answers and both is not None:
             answers = signs.of_memory(blank, *both)
         if answers:

@@ -1,9 +1,10 @@
 """Signs, at the cost of a few passes, that an attack's number is not what it seems: each is a phrase, none is [].
 
 What an attack cannot know of itself: a model whose answers move, mix the images of a batch, remember images, are others
-when gradients are asked for, or are scores and no logits; a gradient that is zero or leads nowhere; steps too short for
-the radius. AutoAttack (Croce & Hein 2020, https://arxiv.org/abs/2003.01690) prints some of these beside its number.
-They say where to look; `bench diagnose` looks.
+when gradients are asked for, or are scores and no logits; that climbs a gradient inside its forward pass; a gradient
+that is zero or leads nowhere; a random search that finds what gradients do not; steps too short for the radius.
+AutoAttack (Croce & Hein 2020, https://arxiv.org/abs/2003.01690) prints five of these beside its number: random answers,
+scores, zero gradients, Square stronger, a forward pass that optimises. They say where to look; `bench diagnose` looks.
 
 Every question goes to a copy that has seen nothing, on at most SAMPLE images, with noise that belongs to the image; the
 passes are not the attack's and are not counted.
@@ -11,18 +12,25 @@ passes are not the attack's and are not counted.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from attacks.autoattack import AutoAttack
 from attacks.contract import Attack, ThreatModel
 from attacks.losses import LOSSES, Loss, cross_entropy, log_odds
 from attacks.noise import Noise, derive_seed
 from attacks.norms import per_image, random_in_ball
 from attacks.pgd import MIM, PGD
+from attacks.square import Square
 from attacks.target import Target, true_float32
+from bench.ground.stats import wilson
 from bench.subjects.blank import Blank
 from bench.subjects.data import Images
 
@@ -36,6 +44,8 @@ UPHILL = 0.95  # share of images where the longer step raises the loss; honest n
 SLOPE = 0.5  # rise of the loss, off from the gradient's forecast (median over images, the better step); honest: 0.18
 CHANCE = 0.10  # of the way from guessing to knowing
 LEAST = 10  # images, for a share to say something
+LONE = 0.002  # share of images that Square alone breaks: AutoAttack's flag, held against the low end of the interval
+CLIMBS = (torch.autograd.grad.__code__, torch.autograd.backward.__code__)  # also ways of torch.func and Tensor.backward
 SUMS = 0.01  # relative spread of the sums of rows of scores, whose sum is one number: half precision has 0.004
 
 
@@ -172,6 +182,53 @@ def of_answers(questions: Questions, logits: Tensor) -> list[str]:
         return [f"logits stay the same to the last bit under noise of the radius on {flat} of {len(x)} images: "
                 "the model is flat there, or remembers"]  # fmt: skip
     return []
+
+
+def of_inner_steps(questions: Questions) -> list[str]:
+    """A forward pass that climbs or descends a gradient of its own: seen on one image. Raises ModelError."""
+    with _calls_of(CLIMBS) as calls:
+        Target(questions.blank.fresh()).true_logits(questions.x[:1])
+    if not calls:
+        return []
+    times = f"{len(calls)} times" if len(calls) > 1 else "once"
+    return [
+        f"the forward pass optimises: it asks autograd for a gradient {times}, so attacks that see its output as one "
+        "function may miss what an attack on the optimisation finds"
+    ]
+
+
+@contextmanager
+def _calls_of(functions: tuple[CodeType, ...]) -> Iterator[list[CodeType]]:
+    """The calls of these functions in this thread while inside; whoever profiles it goes on after."""
+    calls, before = list[CodeType](), sys.getprofile()
+
+    def note(frame: FrameType, event: str, argument: object) -> None:
+        if event == "call" and frame.f_code in functions:
+            calls.append(frame.f_code)
+
+    sys.setprofile(note)
+    try:
+        yield calls
+    finally:
+        sys.setprofile(before)
+
+
+def of_search(name: str, broken: int, n: int) -> list[str]:
+    """Square, the attack of that name, broke so many of n images after gradient attacks in the same ball had not."""
+    if broken < 2 or wilson(broken, n)[0] <= LONE:  # one image is chance
+        return []
+    return [
+        f"{name} breaks {broken} of {n} images that gradient attacks left: random search finds what gradients miss, so "
+        "their number is too high, and so may this one be"
+    ]
+
+
+def of_parts(name: str, attack: Attack | None, fooled_by: Tensor) -> list[str]:
+    """`of_search` within AutoAttack. fooled_by [n]: see `attacks.target.Target`."""
+    if not isinstance(attack, AutoAttack):
+        return []
+    search = [place for place, part in enumerate(attack.parts) if isinstance(part, Square)]
+    return of_search(f"Square in {name}", int(torch.isin(fooled_by, torch.tensor(search)).sum()), len(fooled_by))
 
 
 def of_gradients(questions: Questions) -> list[str]:

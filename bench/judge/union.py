@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from attacks.contract import Attack, ThreatModel
+from attacks.square import Square
 from bench.ground.provenance import Cost
 from bench.judge import signs
 from bench.judge.evaluate import Verdicts, evaluate
@@ -54,7 +55,7 @@ def evaluate_union(
     blank = blank or Blank(model)
     clean = evaluate(model, None, images, classes, run=run, blank=blank, look=look)
     predictions = torch.tensor(clean.table["clean_prediction"].to_numpy())
-    found, climbed = dict.fromkeys(clean.signs), False
+    found, climbed, balls = dict.fromkeys(clean.signs), False, set[ThreatModel]()
     table, x_adv, seconds, broken_by = clean.table.copy(), clean.x_adv.clone(), clean.cost.seconds, {}
     for name, attack in attacks.items():
         places = torch.tensor(table["robust"].to_numpy()).nonzero().squeeze(1)
@@ -74,6 +75,10 @@ def evaluate_union(
         )
         climbed = climbed or verdicts.cost.backward_passes > 0
         found |= dict.fromkeys([*signs.of_steps(name, attack), *verdicts.signs])
+        if verdicts.cost.backward_passes:
+            balls.add(attack.threat)
+        elif isinstance(attack, Square) and attack.threat in balls:
+            found |= dict.fromkeys(signs.of_search(name, int((~verdicts.table["robust"]).sum()), len(table)))
         part = verdicts.table.set_index(places.numpy())
         passes = table.loc[part.index, PASSES] + part[PASSES]
         fallen = part[~part["robust"]]

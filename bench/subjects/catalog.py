@@ -27,6 +27,9 @@ from trainers.contract import Trainer, teachers_of
 from trainers.schedule import Schedule
 
 
+STANDARD = "standard"  # the suite that is run where no attack is named; of a norm and of digits its variants
+
+
 @dataclass(frozen=True)
 class Teacher:
     """A frozen network: the best epoch of a recipe's network `member`. arch: None is that of the student."""
@@ -190,6 +193,13 @@ class Catalog:
         for name in names:
             choose(name, {CLEAN, *self.attack_tables, *self.suites}, "attack or suite", "attacks")
         return list(dict.fromkeys(part for name in names for part in self._parts(name)))
+
+    def standard(self, norm: str, dataset: str) -> str:
+        """The suite that is run where no attack is named, in that norm. Raises UserError."""
+        name = STANDARD + {"Linf": ""}.get(norm, f"-{norm.lower()}") + ("-digits" if dataset == "digits" else "")
+        if name not in self.suites:
+            raise UserError(f"no suite {name!r} is known; the standard attacks are in Linf, L2 and L1, not in {norm}")
+        return name
 
     def _parts(self, name: str) -> tuple[str, ...]:
         return self.suites[name].parts if name in self.suites else (name,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from dataclasses import replace
 
@@ -12,12 +13,14 @@ from broken_defences import EPS, HONEST, base, digits, planted
 from hand_made import fill, plan_2x2
 from torch import Tensor, nn
 
+from attacks.autoattack import AutoAttack
 from attacks.contract import ThreatModel
 from attacks.pgd import FGSM, MIM, PGD
 from attacks.square import Square
 from attacks.target import ModelError
 from bench.commands.cli import main
 from bench.judge.evaluate import craft, evaluate
+from bench.judge.signs import of_search
 from bench.judge.union import evaluate_union
 from bench.ledger.evals import read_eval, write_eval
 from bench.ledger.folder import Results
@@ -115,6 +118,21 @@ class WithDecoy(nn.Module):
         return Decoy.apply(self.network(x), self.decoy(x))
 
 
+class Climbs(Wrapped):
+    """Before it answers, an image takes a step to where the network is surer, and no gradient shows that."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            image = x.detach().requires_grad_(True)
+            self.network(image).amax(1).sum().backward(inputs=[image])
+        return self.network(x + 0.01 * image.grad.sign())
+
+
+def climbed(x: Tensor) -> Tensor:
+    """The same by torch.func, on the brightness."""
+    return x + 0.01 * torch.func.grad(lambda image: image.square().sum())(x.detach()).sign()
+
+
 def winners() -> nn.Module:
     return nn.Sequential(*[WinnersTakeAll() if isinstance(one, nn.ReLU) else one for one in base("natural")])
 
@@ -131,6 +149,7 @@ def said(model: nn.Module, attack=ATTACK, **given) -> str:
     return " | ".join(evaluate(model.eval(), attack, images(), 10, **given).signs)
 
 
+INNER, SEARCH = "the forward pass optimises", "random search finds what gradients miss"
 MIXED, ZERO, MOVES, MEMORY = (
     "images of a batch mix",
     "the gradient is zero on",
@@ -174,6 +193,8 @@ PLANTED = {
     "percentages": (lambda: Wrapped(back=lambda z: 100 * z.softmax(1)), "one sum (100)"),
     "counted votes": (lambda: Wrapped(lambda x: x, lambda z: z * 0 + F.one_hot(z.argmax(1), 10) * 5.0), "one sum (5)"),
     "shifted probabilities": (lambda: Wrapped(back=lambda z: (3 * z).softmax(1) - 0.1), "as far apart as they ever do"),
+    "climbs inside": (Climbs, INNER),
+    "climbs by torch.func": (lambda: Wrapped(climbed), INNER),
     "untrained": (lambda: Wrapped(back=lambda z: z.roll(1, 1)), "near guessing among 10 classes"),
 }  # fmt: skip
 
@@ -288,6 +309,34 @@ def test_a_union_judges_clean_images_once_and_passes_its_signs_on():
     assert found.table["clean_prediction"].tolist() == once.table["clean_prediction"].tolist()
     assert MIXED in " ".join(found.signs) and "short: 5 steps of 0.01 reach 0.05" in " ".join(found.signs)
     assert evaluate_union(base("at"), {"fgsm": FGSM(BALL), "pgd": ATTACK}, images(), 10).signs == ()
+
+
+def test_square_that_finds_what_gradients_left_is_said_once_it_is_more_than_chance():
+    square = Square(BALL, 100)
+    found = evaluate_union(planted("wrong gradient"), {"pgd": ATTACK, "square": square}, images(), 10)
+    broken = len(found.broken_by["square"])
+    assert broken > 10 and f"square breaks {broken} of {COUNT} images that gradient attacks left" in found.signs[-1]
+    alone = evaluate_union(planted("wrong gradient"), {"square": square}, images(), 10)
+    elsewhere = {"pgd": PGD(ThreatModel("L2", 0.3), 5, 0.1), "square": square}
+    assert SEARCH not in " ".join(alone.signs), "nothing was left by gradients"
+    assert SEARCH not in " ".join(evaluate_union(planted("wrong gradient"), elsewhere, images(), 10).signs)
+    assert of_search("square", 1, 100) == [] and of_search("square", 2, 100) and of_search("square", 2, 1000) == []
+
+
+def test_autoattack_says_so_of_its_own_square():
+    auto = AutoAttack(BALL, steps=5, targets=2, queries=100)
+    assert "of 60 images that gradient attacks left" in said(planted("wrong gradient"), auto)
+    assert SEARCH not in said(base("at"), auto)
+
+
+def test_looking_for_inner_steps_leaves_a_profiler_at_work():
+    seen: list[str] = []
+    sys.setprofile(lambda frame, event, argument: seen.append(event))
+    try:
+        said(base("at"))
+        assert sys.getprofile() is not None
+    finally:
+        sys.setprofile(None)
 
 
 def test_a_transfer_says_what_is_wrong_with_its_source():

@@ -9,6 +9,7 @@ import torch
 from oracles import saturated_images, small_cnn
 from torch import nn
 
+from attacks.autoattack import AutoAttack
 from attacks.contract import ThreatModel
 from attacks.ddn import DDN
 from attacks.noise import Noise
@@ -115,6 +116,19 @@ def test_every_suite_is_made_of_attacks_that_exist():
     whole, quick = (set(catalog.suites[f"mat-table5{tail}"].parts) for tail in ("", "-quick"))
     assert quick < whole
     assert {part + "-digits" for part in whole} == set(catalog.suites["mat-table5-digits"].parts)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+@pytest.mark.parametrize("tail", ["", "-digits"])
+def test_the_standard_suites_are_of_one_norm_and_end_with_an_attack_that_sees_no_gradient(norm, tail):
+    catalog = Catalog()
+    name = catalog.standard(norm, "digits" if tail else "cifar10")
+    attacks = [catalog.attack(part)[0] for part in catalog.suites[name].parts]
+    assert name == f"standard{'' if norm == 'Linf' else f'-{norm.lower()}'}{tail}"
+    assert {attack.threat.norm for attack in attacks} == {norm} and len({attack.threat for attack in attacks}) == 1
+    kinds = {type(attack).__name__ for attack in attacks}
+    assert {"APGD", "FAB"} < kinds and type(attacks[-1]).__name__ == ("SaltAndPepper" if norm == "L1" else "Square")
+    assert norm == "L1" or all(type(part) in map(type, attacks) for part in AutoAttack(attacks[0].threat).parts)
 
 
 def test_names_are_attacks_and_suites_each_once():
