@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -80,29 +81,25 @@ def run(table: str, dry_run: bool, jobs: int | None, **given: Any) -> int:
 
     Example: bench run table2 --dataset cifar10 --arch resnet18 --data-dir DATA
     """
-    from bench.ledger import find
-    from bench.running.jobs import fill, fitting
+    from bench.api.filling import filled
+    from bench.running.jobs import fitting
     from bench.running.run import TableRun
-    from bench.tables import cells, figures, report
+    from bench.tables import report
 
     options = run_options_of(given)
     if dry_run:
         planned = TableRun(table, options)
         tell("\n".join(planned.describe(jobs or fitting(planned))))
         return 0
-    job, summary = fill(table, options, jobs)
-    frame = cells.table(job.plan, job.results)
-    path = report.write_table(job.plan, frame, job.results)
-    tell(report.render(job.plan, frame, "text"))
-    tell(f"\ntrained {summary.trained}, attacked {summary.attacked}, kept {summary.kept}; wrote {path}")
-    for picture in figures.draw(job.plan, frame, job.results):
+    done = filled(table, options, jobs)
+    tell(report.render(done.plan, done.frame, "text"))
+    summary = done.summary
+    tell(f"\ntrained {summary.trained}, attacked {summary.attacked}, kept {summary.kept}; wrote {done.path}")
+    for picture in done.pictures:
         tell(f"wrote {picture}")
-    lacking = frame.loc[frame["state"] != find.OK, "error"]
-    refused = f"{len(lacking)} of {len(frame)} cells have no number: {'; '.join(lacking.head(1))}"
-    failures = summary.failures or ([refused] if len(lacking) else [])
-    for failure in failures:
+    for failure in done.failures:
         tell(f"error: {failure}", err=True)
-    return 1 if failures else 0
+    return 1 if done.failures else 0
 
 
 @app.command()
@@ -133,10 +130,11 @@ def report(
     the records behind every number, that opens without a network.
     """
     from bench.ground.files import write_text
+    from bench.ledger.plan import meant
     from bench.tables import cells, figures, report
 
     folder = Results(results)
-    plans = [plan if baseline is None else plan.against(baseline) for plan in _plans(folder, names)]
+    plans = [plan if baseline is None else plan.against(baseline) for plan in meant(names, folder)]
     made = [(plan, cells.table(plan, folder)) for plan in plans]
     for plan, frame in made if pictures else []:
         drawn = figures.draw(plan, frame, folder)
@@ -177,12 +175,13 @@ def report(
 @RESULTS
 def check(names: tuple[str, ...], reference: Path | None, paper: bool, update: bool, style: str, results: Path) -> int:
     """Hold tables to their reference; exit code 1 when a number moved by more than its tolerance, or than chance."""
+    from bench.ledger.plan import meant
     from bench.regression import check, outcome
     from bench.regression import reference as numbers
     from bench.tables import cells
 
     folder, outcomes = Results(results), []
-    plans = _plans(folder, names)
+    plans = meant(names, folder)
     of_records = reference is not None and reference.is_dir()
     if of_records and (paper or update):
         raise UserError(f"{reference} is a folder; --paper and --update want a CSV file")
@@ -244,7 +243,7 @@ def train(recipe: str, **given: Any) -> int:
 
 @app.command()
 @click.argument("model")
-@click.argument("attacks", nargs=-1, required=True, metavar="ATTACK ...")
+@click.argument("attacks", nargs=-1, metavar="[ATTACK ...]")
 @options(*DATA, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, COMPILE, KEEP)
 @options(EPS, NORM, SEED, INDICES, MEAN, STD, NORMALIZATION, RANGE, LABELS, WEIGHTS, WEIGHTS_KEY)
 @click.option("--source", metavar="MODEL", help="Craft the attack on this model instead, and judge it on MODEL.")
@@ -254,12 +253,21 @@ def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
     MODEL: a run id, a weights file (with --arch), module:factory (runs that code), torchvision:NAME, timm:NAME,
     hf:FOLDER or robustbench:DATASET/THREAT/NAME. ATTACK: a name of `bench list attacks`, a suite of them, or "clean".
     Each attack sees what the ones before it left standing.
+
+    Without ATTACK: a verdict on one screen. The suite `standard` of the norm, at the radius of the run's training or
+    the usual one of the data set, on 100 test images (--images), and the checks of `bench diagnose` that cost little.
     """
     from bench.judge.evaluate import AttackError
     from bench.running.attack import How, attack_model
 
     try:
-        attack_model(choice_of(model, given), attacks, How(**arranged_of(given)), say=tell)
+        choice, how = choice_of(model, given), How(**arranged_of(given))
+        if attacks in ((), ("standard",)):
+            from bench.api.evaluating import verdict
+
+            tell(verdict(choice, ("standard",), how, say=partial(tell, err=True)))
+        else:
+            attack_model(choice, attacks, how, say=tell)
     except AttackError as error:
         return _complain(f"no number: {error}", code=1)
     return 0
@@ -348,19 +356,6 @@ def list_(what: str, results: Path) -> int:
 
 app.add_command(exchange.export_)
 app.add_command(exchange.import_)
-
-
-def _plans(results: Any, names: tuple[str, ...]) -> list[Any]:
-    """The plans on disk that are meant: `table2` is every plan of that table, `table2-digits` is one."""
-    from bench.ledger import plan
-
-    known = plan.list_plans(results)
-    if not known:
-        raise UserError(f"no table has been run in {results.root}; start with `bench run table2`")
-    chosen: list[str] = []
-    for name in names or known:
-        chosen += plan.plans_of(name, results) or [choose(name, known, "planned table")]
-    return [plan.read_plan(results, name) for name in dict.fromkeys(chosen)]
 
 
 class _Terminated(KeyboardInterrupt):

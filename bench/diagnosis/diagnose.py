@@ -5,6 +5,8 @@ Evidence (`evidence.py`) -> findings (`masking.py`) -> a record beside the model
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,11 +24,11 @@ from bench.ground.provenance import provenance
 from bench.judge.inputs import of_inputs
 from bench.ledger.budgets import radius
 from bench.ledger.diagnoses import DiagnosisRecord, Effort, Finding, trust_of, write_diagnosis
-from bench.ledger.folder import Results, Source
-from bench.ledger.runs import IMPORTED, RunRecord, list_runs, read_run
+from bench.ledger.folder import Source
+from bench.ledger.runs import IMPORTED, RunRecord, read_run
 from bench.running.clock import Clock
 from bench.running.forecast import of_diagnosis
-from bench.subjects.chosen import Choice, Subject, choose_norm
+from bench.subjects.chosen import Choice, Subject, choose_norm, named
 from bench.subjects.data import Images
 from bench.subjects.device import choose_device, describe
 from trainers import TRAINERS
@@ -43,13 +45,14 @@ def diagnose_model(
     seed: int = 0,
     batch_size: int | None = None,
     effort: Effort | None = None,
+    keep: bool = True,
 ) -> tuple[DiagnosisRecord, list[str]]:
-    """Attack, check, write the record; returns it and the lines to print. Raises UserError.
+    """Attack, check, write the record where one is kept; returns it and the lines to print. Raises UserError.
 
     choice.source: the model that the transfer attack is crafted on; None is a substitute trained for it.
     """
-    where, effort, model = choose_device(choice.device), effort or Effort(), choice.model
-    threat = _threat(choice.results, model, eps, norm)
+    where, effort, model = choose_device(choice.device), effort or Effort(), named(choice.model)
+    threat = threat_of(choice, eps, norm)
     loaded = choice.load()
     subject, *origins = choice.subjects(loaded, where)
     origin = origins[0] if origins else None
@@ -84,8 +87,21 @@ def diagnose_model(
         except ModelError as error:
             raise UserError(f"{model}: {error}") from error
     record = _record(witness, found, subject, origin, loaded.name)
-    path = write_diagnosis(choice.results, record)
-    return record, [*_lines(record), *_inputs(subject, chosen, where), f"data: {loaded.source}", f"record: {path}"]
+    kept = [f"record: {write_diagnosis(choice.results, record)}"] if keep else []
+    return record, [*_lines(record), *_inputs(subject, chosen, where), f"data: {loaded.source}", *kept]
+
+
+def glance(
+    subject: Subject, threat: ThreatModel, images: Images, classes: int, seed: int = 0, batch_size: int | None = None
+) -> list[Finding]:
+    """The checks that cost few passes, as far as they can be made; of no record. subject: a copy that has seen nothing
+    is looked at, where there is one. Raises UserError.
+    """
+    witness = Witness(
+        subject.blank.fresh(), threat, images, classes,
+        effort=Effort(), source=lambda: subject.network, seed=seed, batch_size=batch_size,
+    )  # fmt: skip
+    return [finding for finding in findings(witness.glance()) if finding.verdict != "skip"]
 
 
 def _inputs(subject: Subject, images: Images, device: torch.device) -> list[str]:
@@ -116,15 +132,17 @@ def _record(
     )
 
 
-def _threat(folder: Results, model: str, eps: float | None, norm: str | None) -> ThreatModel:
+def threat_of(
+    choice: Choice, eps: float | None, norm: str | None, usual: Mapping[str, float] = MappingProxyType({})
+) -> ThreatModel:
     """The threat model asked for; a registered run has that of its training, of several the first (in the norm asked
-    for). Raises UserError.
+    for). usual: norm -> radius where nothing else says one. Raises UserError.
     """
-    trained = _trained_against(read_run(folder, model)) if model in list_runs(folder) else ()
+    trained = () if choice.run_id is None else _trained_against(read_run(choice.results, choice.run_id))
     first = trained[0].norm if trained else "Linf"
     chosen: Any = first if norm is None else choose_norm(norm)
     if eps is None:
-        eps = next((inner.eps for inner in trained if inner.norm == chosen), None)
+        eps = next((inner.eps for inner in trained if inner.norm == chosen), usual.get(chosen))
     if eps is None:
         raise UserError("say at which radius the model is claimed to be robust, as in --eps 8/255")
     try:

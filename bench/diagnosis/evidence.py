@@ -7,7 +7,8 @@ https://arxiv.org/abs/1602.02697; here on training images without their augmenta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -46,6 +47,7 @@ SUBSTITUTE_IMAGES, SUBSTITUTE_VALIDATION = 10_000, 100
 REPEATS = 3
 TARGETS = 9  # classes that the margin is run towards one by one, as in AutoAttack
 LOW, ORDINARY, HIGH = 2.0**-4, 8.0, 64.0  # spread of an image's logits: slopes are taken as they are from LOW to HIGH
+AT_A_GLANCE = ("fgsm", "pgd", "pgd-grey")  # attacks of a hundred gradients in all
 STAGES = 28  # calls of on_attack, at most
 
 
@@ -92,7 +94,20 @@ class Witness:
             self._note(without={"memory": f"the model cannot be copied: {self.blank.why}"})
         self._probe()
         if not self.evidence.refused:
-            self._attack_all()
+            with self._refusing():
+                self._attack_all()
+        return self.evidence
+
+    def glance(self) -> Evidence:
+        """The probes, the attacks of AT_A_GLANCE and whether the model remembers them; no others."""
+        self.blank = Blank(self.model)
+        self._probe()
+        if not self.evidence.refused:
+            with self._refusing():
+                attacks = self._white_box()
+                for name in AT_A_GLANCE:
+                    self._run(name, attacks[name])
+                self._unseen()
         return self.evidence
 
     def _note(self, **changes: object) -> None:
@@ -178,23 +193,28 @@ class Witness:
         unit = grad / per_image(grad.flatten(1).norm(dim=1).clamp_min(torch.finfo(grad.dtype).tiny), grad)
         return (x + share * longest * unit).clamp(0, 1)
 
-    def _attack_all(self) -> None:
-        """The attacks, cheap ones first. A model that the judge refuses in the middle is refused."""
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """A model that the judge refuses in the middle is refused."""
         try:
-            for name, attack in self._white_box().items():
-                self._run(name, attack)
-            if self.threat.norm == "L1":
-                self._note(without=self.evidence.without | {"square": "Square works in Linf and L2 only"})
-            else:
-                self._run("square", Square(self.threat, self.effort.queries))
-            self._boundary()
-            self._transfer()
-            self._elsewhere()
-            self._unseen()
+            yield
         except ModelError as error:
             self._refuse("logits", error)
         except AttackError as error:  # these attacks keep their contract: the model changed under them
             self._refuse("deterministic", error)
+
+    def _attack_all(self) -> None:
+        """The attacks, cheap ones first."""
+        for name, attack in self._white_box().items():
+            self._run(name, attack)
+        if self.threat.norm == "L1":
+            self._note(without=self.evidence.without | {"square": "Square works in Linf and L2 only"})
+        else:
+            self._run("square", Square(self.threat, self.effort.queries))
+        self._boundary()
+        self._transfer()
+        self._elsewhere()
+        self._unseen()
 
     def _white_box(self) -> dict[str, Attack]:
         """The attacks of known order, and noise, which is PGD that draws starts and takes no step."""

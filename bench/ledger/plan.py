@@ -7,7 +7,7 @@ It is written before anything runs, and tables read only what it names, so a sta
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -192,6 +192,19 @@ def plans_of(name: str, results: Results) -> list[str]:
     """Those on disk that are meant: `table2`, or the file of a table, is every plan of it; `table2-digits` is one."""
     table = table_name(name)
     return [one for one in list_plans(results) if one == name or one.startswith(f"{table}-")]
+
+
+def meant(names: Sequence[str], results: Results) -> list[Plan]:
+    """The plans on disk that are meant, each once: `table2` is every plan of that table, `table2-digits` is one; all
+    where no name is given. Raises UserError.
+    """
+    known = list_plans(results)
+    if not known:
+        raise UserError(f"no table has been run in {results.root}; start with `bench run table2`")
+    chosen: list[str] = []
+    for name in names or known:
+        chosen += plans_of(name, results) or [choose(name, known, "planned table")]
+    return [read_plan(results, name) for name in dict.fromkeys(chosen)]
 
 
 def list_plans(results: Results) -> list[str]:

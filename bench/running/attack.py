@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -39,7 +39,7 @@ ROUNDED = 0.01  # share of images whose clean prediction another machine may giv
 @dataclass(frozen=True)
 class How:
     """How a model is attacked. eps, norm: in place of the attacks' own. recipes, assignments: a file and `--set` that
-    change settings. keep_adversarial: the images that fool are kept beside the record.
+    change settings. keep_adversarial: the images that fool are kept beside the record. keep: whether there is a record.
     """
 
     eps: float | None = None
@@ -49,10 +49,43 @@ class How:
     recipes: Path | None = None
     assignments: tuple[str, ...] = ()
     keep_adversarial: bool = False
+    keep: bool = True
 
 
-def attack_model(choice: Choice, attacks: tuple[str, ...], how: How, say: Callable[[str], None] = print) -> None:
-    """Attack, judge, write the record, say what came out. Raises UserError.
+class Part(NamedTuple):
+    """One attack among several. tried: images that were right and that no attack before it broke; broken: ids of those
+    that it broke.
+    """
+
+    attack: str
+    tried: int
+    broken: tuple[int, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """One model under one attack or the worst case of several: who, on what, with which settings by attack, the
+    verdicts, what each attack broke, the record where one was kept. weak: what the settings lack, in words.
+    """
+
+    dataset: Dataset
+    subject: Subject
+    images: Images
+    attacks: dict[str, tuple[Attack | None, dict[str, Any]]]
+    verdicts: Verdicts
+    parts: tuple[Part, ...]
+    record: Path | None
+    weak: tuple[str, ...]
+
+    @property
+    def threat(self) -> ThreatModel:
+        """The one that all attacks share; "own" where they differ, and of none."""
+        return common_threat({name: attack for name, (attack, _) in self.attacks.items() if attack is not None})
+
+
+def attack_model(choice: Choice, attacks: tuple[str, ...], how: How, say: Callable[[str], None] = print) -> Attacked:
+    """Attack, judge, write the record, say what came out, and return it. Raises UserError, AttackError.
 
     attacks: names of attacks and suites; of several the worst case counts.
     """
@@ -61,8 +94,9 @@ def attack_model(choice: Choice, attacks: tuple[str, ...], how: How, say: Callab
     parts = catalog.parts(attacks)
     chosen = _choose_attacks(catalog, parts, how.eps, how.norm and choose_norm(how.norm), say)
     catalog.check_assignments()
-    for weak in coarse_steps({name: attack for name, (attack, _) in chosen.items()}, math.prod(loaded.image_shape)):
-        say(weak)
+    weak = coarse_steps({name: attack for name, (attack, _) in chosen.items()}, math.prod(loaded.image_shape))
+    for words in weak:
+        say(words)
     if len(parts) > 1 and choice.source is not None:
         raise UserError("--source goes with one attack; craft them one by one")
     subject, *origins = choice.subjects(loaded, device)
@@ -75,13 +109,23 @@ def attack_model(choice: Choice, attacks: tuple[str, ...], how: How, say: Callab
     job = _Job(choice.results, loaded, subject, images, device, how)
     try:
         if len(parts) > 1:
-            lines = job.union("+".join(attacks), chosen, say)
+            found = job.union("+".join(attacks), chosen, say)
         else:
-            lines = job.single(parts[0], *chosen[parts[0]], *origins)
+            found = job.single(parts[0], *chosen[parts[0]], *origins)
     except ModelError as error:
         raise UserError(f"{choice.words}: {error}") from error
-    for line in lines:
+    for line in found.lines:
         say(line)
+    return Attacked(loaded, subject, images, chosen, found.verdicts, found.parts, found.record, tuple(weak))
+
+
+class _Done(NamedTuple):
+    """What came of a job, and the lines that say it."""
+
+    verdicts: Verdicts
+    parts: tuple[Part, ...]
+    record: Path | None
+    lines: list[str]
 
 
 @dataclass(frozen=True)
@@ -101,8 +145,8 @@ class _Job:
 
     def single(
         self, name: str, attack: Attack | None, resolved: dict[str, Any], origin: Subject | None = None
-    ) -> list[str]:
-        """One attack, crafted on `origin` where that is another model -> what to print."""
+    ) -> _Done:
+        """One attack, crafted on `origin` where that is another model."""
         source = Source(origin.run_id, origin.weights_sha256) if origin else None
         eval_id = self._place(name, resolved, source)
         network, crafted, classes = self.subject.network.to(self.device), None, self.dataset.classes
@@ -113,23 +157,26 @@ class _Job:
         given: dict[str, Any] = {"name": name, "crafted": crafted, "blank": self.subject.blank, **self.given}
         verdicts = evaluate(network, attack, self.images, classes, **given)
         threat = ThreatModel("own", 0) if attack is None else attack.threat
-        written = self._write(name, eval_id, resolved, threat, verdicts, source=source)
+        record = self._write(name, eval_id, resolved, threat, verdicts, source=source)
         lines = [f"{name}: {budgets.budget(resolved)}; {len(self.images)} images", *_verdict_lines(name, verdicts)]
         if threat.norm in DISTANCES:
             farthest = verdicts.table[threat.norm.lower()].max()
             lines.append(f"max {threat.norm} perturbation: {farthest:.5f} (eps {threat.eps:.5f})")
         crafted_on = [f"crafted on {origin.run_id}, judged on {self.subject.run_id}"] if origin else []
-        return [*crafted_on, *lines, *written]
+        right = int((verdicts.table["clean_prediction"] == verdicts.table["label"]).sum())
+        parts = () if attack is None else (_part(name, right, verdicts),)
+        return _Done(verdicts, parts, record, [*crafted_on, *lines, *self._whence(record)])
 
     def union(
         self, name: str, attacks: dict[str, tuple[Attack | None, dict[str, Any]]], say: Callable[[str], None]
-    ) -> list[str]:
-        """The worst case of several attacks -> what to print; a line for each attack as it ends goes to `say`."""
-        own = {part: attack for part, (attack, _) in attacks.items() if attack is not None}
+    ) -> _Done:
+        """The worst case of several attacks; a line for each attack as it ends goes to `say`."""
+        own, done = {part: attack for part, (attack, _) in attacks.items() if attack is not None}, list[Part]()
 
         def on_part(part: str, left: int, verdicts: Verdicts) -> None:
             fallen = int((~verdicts.table["robust"]).sum())
             say(f"{part:24} breaks {fallen} of {len(verdicts.table)}; {left} stand, {verdicts.cost.seconds:.1f} s")
+            done.append(_part(part, len(verdicts.table), verdicts))
 
         parts = {part: resolved for part, (_, resolved) in attacks.items()}
         resolved = {"attack": "union", "version": 1, "settings": {"parts": parts}}
@@ -137,12 +184,13 @@ class _Job:
         network = self.subject.network.to(self.device)
         given: dict[str, Any] = {"on_part": on_part, "blank": self.subject.blank, **self.given}
         found = evaluate_union(network, own, self.images, self.dataset.classes, **given)
-        written = self._write(name, eval_id, resolved, common_threat(own), found, broken_by=found.broken_by)
-        return [
+        record = self._write(name, eval_id, resolved, common_threat(own), found, broken_by=found.broken_by)
+        lines = [
             f"{name}: worst case of {len(own)} attacks; {len(self.images)} images",
             *_verdict_lines(name, found),
-            *written,
+            *self._whence(record),
         ]
+        return _Done(found, tuple(done), record, lines)
 
     def _place(self, name: str, resolved: dict[str, Any], source: Source | None) -> str:
         """The id of the record to be; its folder is made before hours are spent. Raises UserError."""
@@ -155,6 +203,8 @@ class _Job:
             source.run_id if source else None,
         )
         eval_id = ids.eval_id(name, len(self.images), identity)
+        if not self.how.keep:
+            return eval_id
         path = self.folder.eval(self.subject.run_id, eval_id)
         make_folder(path.parent)
         if path.exists():
@@ -183,8 +233,10 @@ class _Job:
         threat: ThreatModel,
         verdicts: Verdicts,
         **more: Any,
-    ) -> list[str]:
-        """The record on disk -> where it and the images came from."""
+    ) -> Path | None:
+        """The record on disk, where one is kept."""
+        if not self.how.keep:
+            return None
         run_id = self.subject.run_id
         if self.how.keep_adversarial and resolved["attack"] != CLEAN:
             x_adv, x = verdicts.x_adv.cpu().numpy(), self.images.x.cpu().numpy()
@@ -207,7 +259,11 @@ class _Job:
             reading=self.dataset.reading,
             **more,
         )
-        return [f"data: {self.dataset.source}", f"record: {write_eval(self.folder, record)}"]
+        return write_eval(self.folder, record)
+
+    def _whence(self, record: Path | None) -> list[str]:
+        """Where the images came from, and where the record is."""
+        return [f"data: {self.dataset.source}", *([] if record is None else [f"record: {record}"])]
 
 
 def _images_of(catalog: Catalog, attacks: tuple[str, ...], most: int) -> int:
@@ -232,6 +288,13 @@ def _choose_attacks(
         if step != before:
             say(f"{name}: steps of {step:.6g}, scaled with the radius from {before:.6g} (or --set {name}.step=VALUE)")
     return chosen
+
+
+def _part(name: str, tried: int, verdicts: Verdicts) -> Part:
+    """What one attack broke of the images that it was tried on."""
+    table = verdicts.table
+    fallen = table[(table["clean_prediction"] == table["label"]) & ~table["robust"]]
+    return Part(name, tried, tuple(map(int, fallen["image"])), verdicts.cost.seconds)
 
 
 def _verdict_lines(name: str, verdicts: Verdicts) -> list[str]:

@@ -26,7 +26,6 @@ from trainers import TRAINERS
 from trainers.contract import Trainer, teachers_of
 from trainers.schedule import Schedule
 
-
 STANDARD = "standard"  # the suite that is run where no attack is named; of a norm and of digits its variants
 
 

@@ -1,6 +1,7 @@
 """What a command means by MODEL, --dataset and --images: names as the user gave them -> networks and images.
 
-A model is a run id of the registry, or one of the user's own, see `own`.
+A model is a run id of the registry, or one of the user's own, see `own`; from Python also a network in memory, and
+then images may be in memory too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from attacks.target import ModelError, Target
+from attacks.target import ModelError, Target, check_values, in_training
 from bench.ground.config import UserError, choose
 from bench.ground.plain import TEXT, read_plain
 from bench.ledger.folder import Results
@@ -55,18 +56,19 @@ class Subject(NamedTuple):
 
 @dataclass(frozen=True)
 class Choice:
-    """The model and the images that a command names.
+    """The model and the images that a command names, or that a call from Python gives.
 
-    source: the model that an attack is crafted on, given like `model`; None is `model` itself. arch, mean, std: of
+    model: a name, or a network, of which a copy is attacked. dataset: a name or a path, or the data set itself. source:
+    the model that an attack is crafted on, given like `model`; None is `model` itself. arch, mean, std: of
     models of one's own, and so are normalization (a name in place of mean and std), input_range (low, high), weights (a
     file for a name or factory), weights_key (which network of a file that holds several) and labels, see `own.About`.
     images: the first so many test images; indices: a file with their numbers. reading: how a data set of one's own is
     read.
     """
 
-    model: str
+    model: str | nn.Module
     results: Results
-    dataset: str | None = None
+    dataset: str | Dataset | None = None
     arch: str | None = None
     images: int | None = None
     indices: Path | None = None
@@ -74,7 +76,7 @@ class Choice:
     data_dir: Path | None = None
     mean: Statistics | None = None
     std: Statistics | None = None
-    source: str | None = None
+    source: str | nn.Module | None = None
     weights_key: str | None = None
     reading: Reading | None = None
     normalization: str | None = None
@@ -91,18 +93,25 @@ class Choice:
     @property
     def words(self) -> str:
         """The model, and the one to craft on where that is another."""
-        return self.model if self.source is None else f"{self.model} or {self.source}"
+        return " or ".join(named(model) for model in (self.model, self.source) if model is not None)
+
+    @property
+    def run_id(self) -> str | None:
+        """The run of the registry that the model is, if it is one."""
+        return self.model if isinstance(self.model, str) and self.model in list_runs(self.results) else None
 
     def load(self) -> Dataset:
         """The data set asked for, or the one that the run was trained on. Raises UserError."""
         dataset = self.dataset
-        if dataset is None and self.model in list_runs(self.results):
-            dataset = read_run(self.results, self.model).dataset
+        if isinstance(dataset, Dataset):
+            return dataset
+        if dataset is None and self.run_id is not None:
+            dataset = read_run(self.results, self.run_id).dataset
             if dataset not in data.DATASETS:
                 raise UserError(
                     f"{self.model} was trained on {dataset}, which is your own; give its path with --dataset"
                 )
-        if dataset is None and self.model.startswith("robustbench:"):
+        if dataset is None and isinstance(self.model, str) and self.model.startswith("robustbench:"):
             dataset = zoo.parse(self.model.partition(":")[2]).dataset
         return data.load(dataset or "digits", self.data_dir, self.reading)
 
@@ -113,14 +122,17 @@ class Choice:
         chosen = [self.model] if self.source is None else [self.model, self.source]
         runs, subjects = list_runs(self.results), []
         for model in chosen:
-            if model in runs:
+            if isinstance(model, nn.Module):
+                subject = _in_memory(model, dataset.image_shape, device)
+            elif model in runs:
                 subject, own_arch = _registered(self.results, model, self.arch, dataset)
-                if all(one in runs for one in chosen):
+                if all(isinstance(one, str) and one in runs for one in chosen):
                     self._refuse_unused(model, own_arch)
             else:
                 subject = _own(model, self.about, dataset)
-            subject = subject._replace(blank=subject.blank.moved(device))
-            _try(model, subject.blank.fresh(), dataset, device)
+            if not isinstance(model, nn.Module):
+                subject = subject._replace(blank=subject.blank.moved(device))
+            _try(named(model), subject.blank.fresh(), dataset, device)
             subjects.append(subject)
         return subjects
 
@@ -140,6 +152,39 @@ class Choice:
         }  # fmt: skip
         if given := [option for option, value in unused.items() if value is not None]:
             raise UserError(f"{model} is one registered network; leave out {', '.join(given)}")
+
+
+def named(model: str | nn.Module) -> str:
+    """A model in words: its name, of a network in memory that of its class."""
+    return model if isinstance(model, str) else type(model).__name__
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where its weights lie. Raises UserError where that is more than one place, or they have no values."""
+    try:
+        check_values(network)
+    except ModelError as error:
+        raise UserError(f"{named(network)}: {error}") from error
+    places = {value.device for value in (*network.parameters(), *network.buffers())}
+    if len(places) > 1:
+        listed = ", ".join(sorted(map(str, places)))
+        raise UserError(f"{named(network)} lies on several devices ({listed}); move it to one with model.to(device)")
+    return places.pop() if places else torch.device("cpu")
+
+
+def _in_memory(network: nn.Module, shape: models.Shape, device: torch.device) -> Subject:
+    """A copy of a network that somebody holds, where it can be copied: theirs stays as it is. Its id is that of its
+    class and a hash of its weights and its code. Raises UserError.
+    """
+    here, name = device_of(network), named(network)
+    if here != device and not (device.type == here.type and device.index is None):
+        raise UserError(f"{name} is on {here}, and device {str(device)!r} was asked for; move it with model.to(...)")
+    if in_training(network):
+        raise UserError(f"{name} is in training mode, where batch statistics leak; call model.eval() first")
+    blank = Blank(network)
+    plain = blank.fresh().cpu() if blank.copied else network
+    digest = hashlib.sha256(f"{fingerprint(plain)}{code_sha256(plain, [], shape)}".encode()).hexdigest()
+    return Subject(blank.fresh(), run_id(f"{_plain(name)}-{digest[:8]}", 0, 1, "last"), digest, blank)
 
 
 def _registered(folder: Results, model: str, arch: str | None, source: Dataset) -> tuple[Subject, str]:

@@ -40,6 +40,17 @@ DATASETS: dict[str, Kind] = {
     "fashion-mnist": Kind(10, (1, 28, 28), True, "FashionMNIST", "FashionMNIST"),
     "svhn": Kind(10, (3, 32, 32), False, "SVHN", "train_32x32.mat"),
 }
+_CIFAR = {"Linf": 8 / 255, "L2": 0.5, "L1": 12.0}
+# norm -> the radius that robustness is claimed at where nobody says another. CIFAR: AutoAttack and RobustBench (Linf,
+# L2; arXiv:2003.01690, arXiv:2010.09670), APGD in L1 (arXiv:2103.01208). MNIST: Linf as Madry et al. (arXiv:1706.06083),
+# L2 and L1 as Maini et al. (arXiv:1909.04068). Digits: ours, see attacks/suite.toml. Of others there is no usage.
+RADII: dict[str, dict[str, float]] = {
+    "digits": {"Linf": 0.15, "L2": 0.36, "L1": 1.25},
+    "cifar10": _CIFAR,
+    "cifar100": _CIFAR,
+    "svhn": {"Linf": 8 / 255, "L2": 0.5},
+    "mnist": {"Linf": 0.3, "L2": 2.0, "L1": 10.0},
+}
 OFFICIAL_TEST = {  # SHA-256 of the test images, uint8 [N, H, W, C], of the sets that we could look at
     "cifar10": "f9b1e2130bab680db56eb06d886f7f1ad0f1183907ceff4659d1735c890f5b04",
     "mnist": "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",

@@ -21,7 +21,7 @@ from honest_networks import linear
 
 from attacks.contract import ThreatModel
 from bench.commands.cli import main
-from bench.diagnosis.diagnose import _threat, diagnose_model
+from bench.diagnosis.diagnose import diagnose_model, threat_of
 from bench.diagnosis.evidence import Witness, substitute
 from bench.diagnosis.masking import CHECKS, findings
 from bench.diagnosis.measured import Drift, Elsewhere, Evidence, Slope
@@ -406,12 +406,12 @@ def test_a_run_of_several_norms_has_those_of_its_network(tmp_path):
         )
         write_run(results, replace(record, member=member))
     threats = {
-        (label, norm): _threat(results, f"mat-mp-digits-s0-aaaaaaaa.{label}", None, norm)
+        (label, norm): threat_of(Choice(f"mat-mp-digits-s0-aaaaaaaa.{label}", results), None, norm)
         for label, norm in (("h1-best", None), ("h1-best", "L1"), ("h3-best", None))
     }
     assert list(threats.values()) == [ThreatModel("Linf", 0.15), ThreatModel("L1", 1.25), ThreatModel("L2", 0.36)]
     with pytest.raises(UserError, match="--eps"):
-        _threat(results, "mat-mp-digits-s0-aaaaaaaa.h3-best", None, "L1")
+        threat_of(Choice("mat-mp-digits-s0-aaaaaaaa.h3-best", results), None, "L1")
 
 
 # --- real checkpoints -----------------------------------------------------------------------------------------------
