@@ -65,6 +65,8 @@ def diagnose(
     known = given.known(more)
     with untouched():
         choice, how = given.choice_of(model, x, y, images, known), given.how_of(norm, eps, known)
-        about = {"seed": how.seed, "batch_size": how.arrangement.batch_size, "keep": how.keep}
-        record, lines = diagnose_model(choice, eps=how.eps, norm=norm, **about)
+        batch = how.arrangement.batch_size
+        record, lines = diagnose_model(
+            choice, eps=how.eps, norm=norm, seed=how.seed, batch_size=batch, effort=None, keep=how.keep
+        )
     return Diagnosis(record, tuple(lines))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.target import ModelError, Precision, Target, in_training
+from bench.api.result import IN_MEMORY
 from bench.ground.config import UserError, choose, number
 from bench.ledger.folder import Results
 from bench.ledger.runs import read_run
@@ -27,7 +28,6 @@ from bench.subjects.own_data import Reading
 from bench.subjects.quick import Arrangement
 from trainers.passes import Compile
 
-IN_MEMORY = "arrays"  # the name of a data set that somebody holds in memory
 COLOURS = (1, 3)
 Model = nn.Module | str | os.PathLike[str]
 Pixels = Tensor | np.ndarray

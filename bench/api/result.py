@@ -14,6 +14,7 @@ from bench.ledger.budgets import radius
 from bench.ledger.diagnoses import CHECKS, Finding, trust_of
 
 SHOWN = 3  # images that fell
+IN_MEMORY = "arrays"  # the name of a data set that somebody holds in memory
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from bench.api.result import SHOWN, Result
+from bench.api.result import IN_MEMORY, SHOWN, Result
 from bench.ground.stats import Share
 from bench.ground.terminal import visible
 
@@ -37,7 +37,8 @@ def text(result: Result) -> str:
 
 def title(result: Result) -> str:
     """Who was attacked, on what, within which radius."""
-    return f"{result.model} on {len(result.images)} images of {result.dataset}, {result.threat}"
+    where = "in memory" if result.dataset == IN_MEMORY else f"of {result.dataset}"
+    return f"{result.model} on {len(result.images)} images {where}, {result.threat}"
 
 
 def numbers(result: Result) -> Iterator[Line]:

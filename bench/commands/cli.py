@@ -267,7 +267,7 @@ def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
 
             tell(verdict(choice, ("standard",), how, say=partial(tell, err=True)))
         else:
-            attack_model(choice, attacks, how, say=tell)
+            tell("\n".join(attack_model(choice, attacks, how, say=tell).lines))
     except AttackError as error:
         return _complain(f"no number: {error}", code=1)
     return 0

@@ -66,7 +66,8 @@ class Part(NamedTuple):
 @dataclass(frozen=True)
 class Attacked:
     """One model under one attack or the worst case of several: who, on what, with which settings by attack, the
-    verdicts, what each attack broke, the record where one was kept. weak: what the settings lack, in words.
+    verdicts, what each attack broke, the record where one was kept. weak: what the settings lack, in words; lines: what
+    came out.
     """
 
     dataset: Dataset
@@ -77,6 +78,7 @@ class Attacked:
     parts: tuple[Part, ...]
     record: Path | None
     weak: tuple[str, ...]
+    lines: tuple[str, ...]
 
     @property
     def threat(self) -> ThreatModel:
@@ -85,9 +87,10 @@ class Attacked:
 
 
 def attack_model(choice: Choice, attacks: tuple[str, ...], how: How, say: Callable[[str], None] = print) -> Attacked:
-    """Attack, judge, write the record, say what came out, and return it. Raises UserError, AttackError.
+    """Attack, judge, write the record. Raises UserError, AttackError.
 
-    attacks: names of attacks and suites; of several the worst case counts.
+    attacks: names of attacks and suites; of several the worst case counts. say: is called with what is known before,
+    and with a line as each of several attacks ends.
     """
     device, loaded = choose_device(choice.device), choice.load()
     catalog = Catalog(how.recipes, how.assignments)
@@ -114,9 +117,7 @@ def attack_model(choice: Choice, attacks: tuple[str, ...], how: How, say: Callab
             found = job.single(parts[0], *chosen[parts[0]], *origins)
     except ModelError as error:
         raise UserError(f"{choice.words}: {error}") from error
-    for line in found.lines:
-        say(line)
-    return Attacked(loaded, subject, images, chosen, found.verdicts, found.parts, found.record, tuple(weak))
+    return Attacked(loaded, subject, images, chosen, **found._asdict(), weak=tuple(weak))
 
 
 class _Done(NamedTuple):
@@ -125,7 +126,7 @@ class _Done(NamedTuple):
     verdicts: Verdicts
     parts: tuple[Part, ...]
     record: Path | None
-    lines: list[str]
+    lines: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class _Job:
         crafted_on = [f"crafted on {origin.run_id}, judged on {self.subject.run_id}"] if origin else []
         right = int((verdicts.table["clean_prediction"] == verdicts.table["label"]).sum())
         parts = () if attack is None else (_part(name, right, verdicts),)
-        return _Done(verdicts, parts, record, [*crafted_on, *lines, *self._whence(record)])
+        return _Done(verdicts, parts, record, (*crafted_on, *lines, *self._whence(record)))
 
     def union(
         self, name: str, attacks: dict[str, tuple[Attack | None, dict[str, Any]]], say: Callable[[str], None]
@@ -185,11 +186,11 @@ class _Job:
         given: dict[str, Any] = {"on_part": on_part, "blank": self.subject.blank, **self.given}
         found = evaluate_union(network, own, self.images, self.dataset.classes, **given)
         record = self._write(name, eval_id, resolved, common_threat(own), found, broken_by=found.broken_by)
-        lines = [
+        lines = (
             f"{name}: worst case of {len(own)} attacks; {len(self.images)} images",
             *_verdict_lines(name, found),
             *self._whence(record),
-        ]
+        )
         return _Done(found, tuple(done), record, lines)
 
     def _place(self, name: str, resolved: dict[str, Any], source: Source | None) -> str:

@@ -22,7 +22,7 @@ from bench.ledger import ids
 from bench.ledger.runs import IMPORTED, RunRecord, list_runs
 from bench.subjects import own, registry
 from bench.subjects.blank import Blank
-from bench.subjects.chosen import Choice, check_classes
+from bench.subjects.chosen import Choice, check_classes, named
 from bench.subjects.data import Dataset, Images
 from bench.subjects.fingerprint import fingerprint
 
@@ -32,7 +32,7 @@ PROGRAM = ".pt2"
 
 def import_model(choice: Choice) -> tuple[str, list[str]]:
     """Registers the model -> its run id, and what else to print. Raises UserError."""
-    model = choice.model
+    model = named(choice.model)
     if model in list_runs(choice.results):
         raise UserError(f"{model} is a registered run already")
     if Path(model).suffix == PROGRAM:

@@ -42,8 +42,8 @@ DATASETS: dict[str, Kind] = {
 }
 _CIFAR = {"Linf": 8 / 255, "L2": 0.5, "L1": 12.0}
 # norm -> the radius that robustness is claimed at where nobody says another. CIFAR: AutoAttack and RobustBench (Linf,
-# L2; arXiv:2003.01690, arXiv:2010.09670), APGD in L1 (arXiv:2103.01208). MNIST: Linf as Madry et al. (arXiv:1706.06083),
-# L2 and L1 as Maini et al. (arXiv:1909.04068). Digits: ours, see attacks/suite.toml. Of others there is no usage.
+# L2; arXiv:2003.01690, arXiv:2010.09670), APGD in L1 (arXiv:2103.01208). MNIST: Linf as Madry et al. (arXiv:1706.06083)
+# and L2, L1 as Maini et al. (arXiv:1909.04068). Digits: ours, see attacks/suite.toml. Of others there is no usage.
 RADII: dict[str, dict[str, float]] = {
     "digits": {"Linf": 0.15, "L2": 0.36, "L1": 1.25},
     "cifar10": _CIFAR,
