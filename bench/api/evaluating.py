@@ -82,9 +82,11 @@ def attack(
         result = bench.attack(model, "pgd-20", x, y, eps=4 / 255, settings={"pgd-20.steps": 50})
         result.adversarial
     """
-    choice, how, say = _given(model, x, y, norm, eps, images, dict(more))
     if not isinstance(attack, str):
-        raise UserError(f"attack = {attack!r}; give a name of `bench list attacks`, and images after it")
+        raise UserError(
+            f"the attack is a {type(attack).__name__}; give a name of `bench list attacks`, then the images"
+        )
+    choice, how, say = _given(model, x, y, norm, eps, images, dict(more))
     with untouched():
         return _result(attack_model(choice, (attack,), how, say), attack, (), choice)
 

@@ -111,12 +111,12 @@ def train(
     results: Folder = "results",
     **changes: Unpack[Changes],
 ) -> list[str]:
-    """Train a recipe as `bench train RECIPE` does -> the run ids of its networks, which `bench.load` takes.
+    """Train a recipe as `bench train RECIPE` does -> the run ids of its networks, of the best and the last epoch.
 
     recipe: a name of `bench list recipes`; one that does not end in -digits needs dataset=. What is trained already is
     not trained again. Raises UserError, TrainingError where a training failed.
 
-        run_id, = bench.train("at-digits", settings={"at-digits.schedule.epochs": 3})
+        best, last = bench.train("at-digits", settings={"at-digits.schedule.epochs": 3})
     """
     if isinstance(seeds, int):
         raise UserError(f"seeds = {seeds}; give a list of whole numbers, such as [0, 1, 2]")

@@ -69,13 +69,14 @@ class More(TypedDict, total=False):
     say: Callable[[str], None]
 
 
+ARGUMENTS = ("norm", "eps", "images", "attacks", "seeds")  # that have a name of their own, for "did you mean"
 PATHS = ("data_dir", "indices", "weights", "labels", "recipes")
 
 
 def known(more: Mapping[str, Any], allowed: Any = More) -> dict[str, Any]:
     """The keywords that were given, paths as such. Raises UserError for one that nobody knows."""
-    for name in more:
-        choose(name, allowed.__annotations__, "keyword")
+    for name in more.keys() - allowed.__annotations__.keys():
+        choose(name, {*allowed.__annotations__, *ARGUMENTS} - {name}, "keyword")
     return {key: Path(value) if key in PATHS and value is not None else value for key, value in more.items()}
 
 

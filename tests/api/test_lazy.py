@@ -43,6 +43,14 @@ def test_every_public_function_says_shapes_errors_and_an_example():
         assert "Raises UserError" in said and f"bench.{name}(" in said, name
 
 
+def test_the_page_has_every_function_and_every_part_of_a_result():
+    page = (ROOT / "docs" / "python.md").read_text()
+    parts = {name for name, value in vars(bench.Result).items() if isinstance(value, property)}
+    assert {"clean", "robust", "fallen", "trust"} <= parts
+    for name in (*(name for name in bench.__all__ if name.islower()), *parts, "adversarial", "images", "attacks"):
+        assert f"`{name}" in page, name
+
+
 def test_a_name_that_is_not_there_is_no_module():
     with pytest.raises(AttributeError, match=r"no attribute 'evalaute'; it has .*evaluate"):
         _ = bench.evalaute

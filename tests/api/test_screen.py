@@ -69,7 +69,7 @@ def test_a_masked_network_is_called_so_with_the_reasons():
     result = bench.evaluate(linear.network(1e6), x, y, norm="Linf", eps=0.03, attacks=["fgsm", "pgd-20"])
     assert result.trust.startswith("masked: ") and "zero-gradients" in result.trust
     said = " ".join(repr(result).split())
-    assert "fail zero-gradients: no gradient on" in said and "attack a margin" in said
+    assert "fail zero-gradients: no gradient on" in said and "attack with a margin" in said
 
 
 def test_signs_make_a_number_doubtful_and_are_listed():
