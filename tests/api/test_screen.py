@@ -39,6 +39,12 @@ def test_it_is_one_screen(result):
     assert words in repr(result) and len(screen.examples(result)) == 3
 
 
+def test_what_to_run_next_is_the_same_radius_to_the_last_digit():
+    x, y = linear.images(10)
+    for eps, words in ((8 / 255, "eps=8/255"), (0.0123456789, "eps=0.0123456789")):
+        assert f"{words})  # all checks" in repr(bench.attack(linear.network(), "fgsm", x, y, eps=eps))
+
+
 def test_a_notebook_shows_the_same_words_as_the_terminal(result):
     page = result._repr_html_()
     words = " ".join(cells(page))
