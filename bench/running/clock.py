@@ -31,6 +31,7 @@ from trainers.rehearsal import Rehearsal, Share
 EARLY = 12  # forward passes, and gradients, that an image spends which is fooled and leaves: measured, docs/clock.md
 PROBED, PROBE_STEPS = 64, 10  # images, and steps of PGD, that say how many stand on a network that is there
 COPIES = 8  # of the images of an attack, in memory
+BUSY = 0.7  # of a core, below which others took it
 RECORD = 0.1  # seconds to write one
 
 
@@ -77,7 +78,7 @@ class Clock:
         self.like = torch.zeros(1, *dataset.image_shape, device=device)
         self.lacks: dict[str, str] = {}
         self.bytes = 0.0  # beyond what the process holds: of the largest thing that was estimated
-        self._rates: dict[tuple[str, int, bool], Rates] = {}
+        self._rates: dict[tuple[str | nn.Module, int, bool], Rates] = {}
         self._spans: dict[object, Span | None] = {}
 
     def training(self, training: Training) -> Span | None:
@@ -135,7 +136,7 @@ class Clock:
         """Of one attack on so many images, and its judging. network: or the name of its architecture. None is the
         accuracy without an attack. low: nothing stands; high: everything does, and spends all that it may.
         """
-        key = (repr(attack), network if isinstance(network, str) else id(network), images, standing)
+        key = (repr(attack), network, images, standing)
         return self._once(key, name, lambda: self._attack(name, attack, self._rates_for(network), images, standing))
 
     def _attack(self, name: str, attack: Attack | None, rates: Rates, images: int, standing: Standing) -> Span | None:
@@ -165,13 +166,22 @@ class Clock:
 
     def _rates_for(self, network: nn.Module | str) -> Rates:
         if isinstance(network, nn.Module):
-            return rates_of(network, self.like, 1, (self._mixed, False))
+            if (network, 0, False) not in self._rates:
+                self._rates[network, 0, False] = rates_of(network, self.like, 0, (self._mixed, False))
+            return self._rates[network, 0, False]
         known = next((rates for (arch, *_), rates in self._rates.items() if arch == network), None)
         return known or self.rates(network)
 
     @property
     def _mixed(self) -> bool:
         return self.run.gradient_precision == "bfloat16"
+
+    def busy(self) -> str:
+        """What to say where other processes left this one less than most of a core while it measured; "" elsewhere."""
+        given = min((rates.given for rates in self._rates.values()), default=1.0)
+        if self.device.type != "cpu" or given >= BUSY:
+            return ""
+        return f"measured on a busy machine, which gave this process {given:.0%} of a core; quicker when it is quiet"
 
     def memory(self) -> str:
         """The peak of the process, about, in words."""

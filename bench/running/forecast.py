@@ -22,6 +22,7 @@ LARGEST = 3  # items that are named
 MANY = 1000  # images, of which more are worth cutting
 SUBSTITUTE_BATCH = 32  # of the substitute's training in a diagnosis
 SHARE = 0.3  # of the whole, below which a cut is not worth naming
+SMALLER = "a smaller --arch"
 UNCOMPILED = "compiled passes are estimated as uncompiled ones"
 
 
@@ -146,7 +147,7 @@ def of_table(
         standing,
         clock.lacks,
         clock.memory(),
-        (UNCOMPILED,) if compiled else (),
+        tuple(filter(None, (UNCOMPILED if compiled else "", clock.busy()))),
     )
 
 
@@ -161,14 +162,10 @@ def of_trainings(trainings: Iterable[Training]) -> list[str]:
     most = "at most " if any(span and span.low < span.high for span in spans.values()) else ""
     compiled = f"; {UNCOMPILED}" if any(one.recipe.schedule.compile != "off" for one in given) else ""
     cut = f"; shorter with {SMALLER}, fewer epochs or seeds" if total >= HOUR else ""
-    lacking = "".join(f"; no estimate for {name}: {why}" for name, why in clock.lacks.items())
-    if total < LONG and not lacking:
-        return []
+    if total < LONG:
+        return _remarks(clock, busy=False)
     about = f"{most}about {duration(total)}, memory about {clock.memory()}"
-    return [f"training takes {about}{compiled}{cut}{lacking}" if total >= LONG else lacking.removeprefix("; ")]
-
-
-SMALLER = "a smaller --arch"
+    return ["; ".join([f"training takes {about}{compiled}{cut}", *_remarks(clock)])]
 
 
 def of_attacks(clock: Clock, attacks: Mapping[str, Attack | None], blank: Blank, images: Images) -> list[str]:
@@ -182,14 +179,17 @@ def of_attacks(clock: Clock, attacks: Mapping[str, Attack | None], blank: Blank,
     most = _in_turn(clock, attacks, network, len(images), Standing(1.0, 1.0, ""))
     if most.high < LONG and not clock.lacks:
         return []
-    standing = probed(network, images, attacks)
+    try:
+        standing = probed(network, images, attacks)
+    except Exception:  # no gradient, NaN, whatever a model of one's own raises: the attack will say it in a sentence
+        standing = Standing()
     span = _in_turn(clock, attacks, network, len(images), standing)
-    lacking = "".join(f"; no estimate for {name}: {why}" for name, why in clock.lacks.items())
-    if span.about < LONG and not lacking:
-        return []
+    if span.about < LONG:
+        return _remarks(clock, busy=False)
     cut = "; shorter with fewer --images" if span.about >= HOUR else ""
     words = f"between {duration(span.low)} and {duration(span.high)}; {standing.words}"
-    return [f"attacking takes about {duration(span.about)} ({words}), memory about {clock.memory()}{cut}{lacking}"]
+    about = f"attacking takes about {duration(span.about)} ({words}), memory about {clock.memory()}{cut}"
+    return ["; ".join([about, *_remarks(clock)])]
 
 
 def of_diagnosis(clock: Clock, attacks: Mapping[str, Attack], blank: Blank, images: int, learned: int) -> list[str]:
@@ -204,7 +204,14 @@ def of_diagnosis(clock: Clock, attacks: Mapping[str, Attack], blank: Blank, imag
     seconds += learned * clock.rates("cnn-a", SUBSTITUTE_BATCH).weights if learned else 0.0
     if seconds < LONG:
         return []
-    return [f"diagnosing takes at most about {duration(seconds)}, memory about {clock.memory()}"]
+    about = f"diagnosing takes at most about {duration(seconds)}, memory about {clock.memory()}"
+    return ["; ".join([about, *_remarks(clock)])]
+
+
+def _remarks(clock: Clock, busy: bool = True) -> list[str]:
+    """What an estimate lacks, and what it was measured under."""
+    lacking = [f"no estimate for {name}: {why}" for name, why in clock.lacks.items()]
+    return [clock.busy(), *lacking] if busy and clock.busy() else lacking
 
 
 def _in_turn(

@@ -48,7 +48,8 @@ class Rates:
     """Seconds of an image in a pass. forward, gradient: of the quick copy that attacks run on, the second forward and
     back to the image; ascent: the same of the network itself, which trainings attack; weights: forward and back to the
     weights, in training mode. step: seconds of one step of the optimiser. activations: bytes that an image keeps for
-    the way back. size: bytes of the weights.
+    the way back. size: bytes of the weights. given: seconds of a core that this process was given for each second of
+    measuring; on a CPU that has nothing else to do 1 at least.
     """
 
     forward: float
@@ -58,6 +59,7 @@ class Rates:
     step: float
     activations: float
     size: int
+    given: float
 
 
 @dataclass(frozen=True)
@@ -77,34 +79,44 @@ class Judging:
 
 
 def rates_of(network: nn.Module, x: Tensor, batch: int, mixed: tuple[bool, bool] = (False, False)) -> Rates:
-    """Of a network on images like x [1, C, H, W]; batch: of trainings. mixed: whether gradient passes of attacks, and
-    all of trainings, are in bfloat16. The network is left as it is.
+    """Of a network on images like x [1, C, H, W]; batch: of trainings, 0 for a network that is only attacked, a copy in
+    evaluation mode that nobody else sees. mixed: whether gradient passes of attacks, and all of trainings, are in
+    bfloat16. The network is left as it is.
     """
     name = f"{key(network, x, (default_batch_size(x), batch), x.device)}-{int(mixed[0])}{int(mixed[1])}"
     return _kept(name, Rates, lambda: _measure(network, x, batch, mixed))
 
 
 def _measure(network: nn.Module, x: Tensor, batch: int, mixed: tuple[bool, bool]) -> Rates:
+    wall, given = time.perf_counter(), time.process_time()
     with torch.random.fork_rng(devices=[]):
-        judged, trained = copy.deepcopy(network).eval(), copy.deepcopy(network).train()
-        arranged = quick(judged, _images(x, 2))
-        few = _images(x, 2)
+        judged, few = (copy.deepcopy(network).eval() if batch else network), _images(x, 2)
+        arranged = quick(judged, few)
         to_images(judged, few)
         slow = seconds_of(lambda: to_images(judged, few), x.device) / len(few)
         if slow > SLOW:
             warn("measuring how fast the network runs here, for an estimate of the time; a few seconds")
-        sizes = [max(2, min(most, int(PASS / slow))) for most in (default_batch_size(x), batch)]
-        attacked, taught = (_images(x, size) for size in sizes)
-        optimizer = torch.optim.SGD(trained.parameters(), lr=0.0, momentum=0.9)
-        return Rates(
-            forward=_each(lambda: _predict(arranged, attacked), attacked),
-            gradient=_each(lambda: to_images(arranged, attacked, mixed[0]), attacked),
-            ascent=_each(lambda: to_images(judged, taught, mixed[1]), taught),
-            weights=_each(lambda: to_weights(trained, trained, taught, mixed[1]), taught),
-            step=_each(optimizer.step, taught) * len(taught),
-            activations=_saved(trained, few) / len(few),
-            size=sum(p.numel() * p.element_size() for p in network.parameters()),
-        )
+        attacked = _images(x, _fitting(default_batch_size(x), slow))
+        forward = _each(lambda: _predict(arranged, attacked), attacked)
+        gradient = _each(lambda: to_images(arranged, attacked, mixed[0]), attacked)
+        trained = _trained(network, judged, _images(x, _fitting(batch, slow)), mixed[1]) if batch else (0.0, 0.0, 0.0)
+        activations, size = _saved(judged, few) / len(few), sum(p.nbytes for p in network.parameters())
+    share = (time.process_time() - given) / (time.perf_counter() - wall)
+    return Rates(forward, gradient, *trained, activations, size, share)
+
+
+def _trained(network: nn.Module, judged: nn.Module, x: Tensor, mixed: bool) -> tuple[float, float, float]:
+    """`ascent`, `weights` and `step` of `Rates`."""
+    trained = copy.deepcopy(network).train()
+    ascent = _each(lambda: to_images(judged, x, mixed), x)
+    weights = _each(lambda: to_weights(trained, trained, x, mixed), x)
+    optimizer = torch.optim.SGD(trained.parameters(), lr=0.0, momentum=0.9)
+    return ascent, weights, _each(optimizer.step, x) * len(x)
+
+
+def _fitting(most: int, slow: float) -> int:
+    """Images in a pass that takes about `PASS`, of a network that takes `slow` seconds for one; two at least."""
+    return max(2, min(most, int(PASS / slow)))
 
 
 def step_of(trainer: Trainer, x: Tensor, batch: int, classes: int, smoothing: float) -> Rehearsal:

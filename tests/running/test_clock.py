@@ -26,7 +26,7 @@ from bench.subjects.catalog import Catalog
 from trainers.contract import Inner
 
 CPU = torch.device("cpu")
-RATES = Rates(forward=1.0, gradient=3.0, ascent=5.0, weights=7.0, step=0.5, activations=1e6, size=4)
+RATES = Rates(forward=1.0, gradient=3.0, ascent=5.0, weights=7.0, step=0.5, activations=1e6, size=4, given=1.0)
 LINF = ThreatModel("Linf", 0.1)
 PGD = ATTACKS["pgd"](LINF, steps=100)
 
@@ -129,6 +129,7 @@ def test_measuring_changes_nothing_and_is_kept_for_an_hour(tmp_path, monkeypatch
     assert min(found.forward, found.gradient, found.ascent, found.weights, found.activations, found.size) > 0
     assert rates.rates_of(network, x, 8) == found, "read, not measured"
     assert rates.rates_of(network, x, 8, (True, False)) != found, "in bfloat16 it is another one"
+    assert rates.rates_of(network, x, 0).weights == 0, "what is only attacked is not trained"
     monkeypatch.setattr(rates, "FRESH", -1.0)
     assert rates.rates_of(network, x, 8) != found, "too old"
     for file in (tmp_path / "clock").iterdir():
@@ -211,6 +212,26 @@ def test_short_things_get_no_line_and_long_ones_one(known, digits, monkeypatch):
     assert line.startswith("attacking takes about ") and "of 20 images under PGD-10" in line
     monkeypatch.setattr(forecast, "LONG", 1e12)
     assert of_attacks(Clock(digits, CPU), {"pgd": PGD}, blank, images) == []
+
+
+def test_a_network_that_knows_no_gradient_is_still_attacked(known, digits):
+    class Deaf(torch.nn.Module):
+        def forward(self, x):
+            return x.detach().flatten(1)[:, :10]
+
+    attacks = {"square": ATTACKS["square"](LINF)}
+    (line,) = of_attacks(Clock(digits, CPU), attacks, Blank(Deaf().eval()), digits.test.head(20))
+    assert line.startswith("attacking takes about") and "(assumed)" in line
+
+
+def test_a_busy_machine_is_told(known, digits, monkeypatch):
+    monkeypatch.setattr(module, "rates_of", lambda *given: replace(RATES, given=0.04))
+    words = "measured on a busy machine, which gave this process 4% of a core"
+    assert words in of_trainings([training(digits)])[0]
+    blank = Blank(small_cnn(1, 10, 0).eval())
+    assert words in of_attacks(Clock(digits, CPU), {"pgd": PGD}, blank, digits.test.head(20))[0]
+    monkeypatch.setattr(module, "rates_of", lambda *given: RATES)
+    assert "busy" not in of_trainings([training(digits)])[0] and Clock(digits, CPU).busy() == ""
 
 
 def test_a_dry_run_tells_rows_columns_and_memory(tmp_path, capsys):
