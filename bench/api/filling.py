@@ -145,7 +145,7 @@ def load(run_id: str, *, results: Folder = "results", arch: str | None = None) -
         model = bench.load("at-digits-cnn-small-s0-3f9c2a1b.best")
     """
     folder = Results(Path(results))
-    choose(run_id, list_runs(folder), f"run in {folder.root}")
+    choose(run_id, list_runs(folder), "run", "runs")
     with untouched():
         return registry.load(folder, run_id, () if arch is None else (arch,))[0]
 

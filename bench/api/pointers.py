@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 
@@ -46,6 +47,8 @@ def _options(choice: Choice) -> list[str]:
         named = ",".join(f"{key}={value}" for key, value in columns.items() if value is not None)
         given |= {"--columns": named or None, "--size": choice.reading.size}
         given |= {"--crop": choice.reading.crop, "--classes": choice.reading.classes}
+    if str(choice.data_dir) == os.environ.get("BENCH_DATA"):
+        del given["--data-dir"]  # who runs it next has it there too
     if choice.results.root != Path("results"):
         given["--results"] = choice.results.root
     return [word for option, value in given.items() if value is not None for word in (option, _word(value))]

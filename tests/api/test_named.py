@@ -101,7 +101,7 @@ def test_a_registered_network_is_loaded_ready_to_use(folder):
     by_hand = bench.attack(model, "fgsm-digits", "digits", images=30)
     by_name = bench.attack(run_id, "fgsm-digits", images=30, results=results)
     assert by_hand.images["robust"].equals(by_name.images["robust"])
-    with pytest.raises(bench.UserError, match="unknown run 'at'"):
+    with pytest.raises(bench.UserError, match="unknown run 'at'; known: at-digits"):
         bench.load("at", results=results)
 
 
