@@ -67,6 +67,6 @@ def diagnose(
         choice, how = given.choice_of(model, x, y, images, known), given.how_of(norm, eps, known)
         batch = how.arrangement.batch_size
         record, lines = diagnose_model(
-            choice, eps=how.eps, norm=norm, seed=how.seed, batch_size=batch, effort=None, keep=how.keep
+            choice, eps=how.eps, norm=how.norm, seed=how.seed, batch_size=batch, effort=None, keep=how.keep
         )
     return Diagnosis(record, tuple(lines))

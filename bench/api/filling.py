@@ -22,7 +22,6 @@ from bench.ledger.runs import list_runs
 from bench.running.jobs import fill
 from bench.running.run import Options, Summary, train_recipe
 from bench.subjects import registry
-from bench.subjects.own_data import Reading
 from bench.subjects.quick import Arrangement
 from bench.tables import cells, figures, report
 from trainers.passes import Compile
@@ -100,6 +99,7 @@ def run(
     """
     if isinstance(seeds, int):
         raise UserError(f"seeds = {seeds}; give a list of whole numbers, such as [0, 1, 2]")
+    given.whole("jobs", jobs)
     with untouched():
         return filled(table, _options(seeds, results, dict(changes)), jobs).frame
 
@@ -153,8 +153,16 @@ def load(run_id: str, *, results: Folder = "results", arch: str | None = None) -
 def _options(seeds: Sequence[int] | None, results: Folder, changes: dict[str, Any]) -> Options:
     """Raises UserError for a keyword that nobody knows."""
     known = given.known(changes, Changes)
-    reading = Reading(**{name: known.pop(name) for name in ("size", "crop", "classes") if name in known})
-    run = Arrangement(**{field.name: known.pop(field.name) for field in fields(Arrangement) if field.name in known})
-    known["assignments"] = given.assignments_of(known.pop("settings", None))
-    chosen = None if seeds is None else tuple(seeds)
-    return Options(Results(Path(results)), seeds=chosen, arrangement=run, reading=reading, **known)
+    about = {name: known.pop(name) for name in list(known) if name not in _OPTIONS}
+    run = {field.name: about[field.name] for field in fields(Arrangement) if field.name in about}
+    return Options(
+        Results(Path(results)),
+        seeds=None if seeds is None else tuple(seeds),
+        arrangement=Arrangement(**run),
+        reading=given.reading_of(about),
+        assignments=given.assignments_of(about.get("settings")),
+        **known,
+    )
+
+
+_OPTIONS = {field.name for field in fields(Options)}

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, get_args
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from bench.ledger.folder import Results
 from bench.ledger.runs import read_run
 from bench.running.attack import How
 from bench.subjects.blank import Blank
-from bench.subjects.chosen import Choice, device_of
+from bench.subjects.chosen import Choice, choose_norm, device_of
 from bench.subjects.data import Dataset, Images, check_images
 from bench.subjects.own_data import Reading
 from bench.subjects.quick import Arrangement
@@ -71,55 +71,80 @@ class More(TypedDict, total=False):
 
 ARGUMENTS = ("norm", "eps", "images", "attacks", "seeds")  # that have a name of their own, for "did you mean"
 PATHS = ("data_dir", "indices", "weights", "labels", "recipes")
+COUNTS = ("images", "batch_size", "classes", "size", "crop", "jobs")
+CHOICES = {"gradient_precision": get_args(Precision), "compile": get_args(Compile)}
 
 
 def known(more: Mapping[str, Any], allowed: Any = More) -> dict[str, Any]:
-    """The keywords that were given, paths as such. Raises UserError for one that nobody knows."""
-    for name in more.keys() - allowed.__annotations__.keys():
+    """The keywords that were given and are not None, paths as such. Raises UserError for what cannot be meant."""
+    given = {name: value for name, value in more.items() if value is not None}
+    for name in given.keys() - allowed.__annotations__.keys():
         choose(name, {*allowed.__annotations__, *ARGUMENTS} - {name}, "keyword")
-    return {key: Path(value) if key in PATHS and value is not None else value for key, value in more.items()}
+    for name in COUNTS:
+        whole(name, given.get(name))
+    for name in given.keys() & CHOICES.keys():
+        choose(given[name], CHOICES[name], name)
+    return {name: Path(value) if name in PATHS else value for name, value in given.items()}
+
+
+def whole(name: str, value: object) -> None:
+    """Raises UserError for what is no count; None is no choice."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise UserError(f"{name} = {value!r}; give a whole number from 1 on")
 
 
 def choice_of(
     model: Model, x: Pixels | str | None, y: Labels | None, images: int | None, more: dict[str, Any]
 ) -> Choice:
     """The model and the images. more: of `known`. Raises UserError."""
-    if x is None and y is not None:
-        raise UserError("labels were given without images; give both, as in evaluate(model, x, y)")
-    if isinstance(x, (str, os.PathLike)) and y is not None:
-        raise UserError(f"{os.fspath(x)!r} names a data set, which has labels of its own; leave y out")
-    if images is not None and (isinstance(images, bool) or not isinstance(images, int) or images < 1):
-        raise UserError(f"images = {images!r} is no number of images; give a whole number from 1 on")
-    about = {field.name: more[field.name] for field in fields(Choice) if more.get(field.name) is not None}
-    about |= {"results": Results(Path(more.get("results") or "results")), "images": images}
-    about["source"] = None if more.get("source") is None else _model(more["source"])
-    chosen = Choice(_model(model), **about)
-    network = chosen.model if isinstance(chosen.model, nn.Module) else None
+    whole("images", images)
+    about = {field.name: more[field.name] for field in fields(Choice) if field.name in more}
+    about |= {"results": Results(Path(more.get("results", "results"))), "images": images}
+    if "source" in more:
+        about["source"] = _model(more["source"])
+    network = model if isinstance(model, nn.Module) else None
     if network is not None:
-        about["device"] = more.get("device", str(device_of(network)))
-    if x is None or isinstance(x, (str, os.PathLike)):
-        if x is None and network is not None:
-            raise UserError("say on which images: evaluate(model, x, y), or a data set's name, as in 'cifar10'")
-        read = Reading(size=more.get("size"), crop=more.get("crop"), classes=more.get("classes"))
-        return Choice(chosen.model, **about | {"dataset": None if x is None else os.fspath(x), "reading": read})
-    whole = _images(x, y)
-    dataset = in_memory(whole, _classes(chosen, network, whole, more.get("classes")))
-    return Choice(chosen.model, **about | {"dataset": dataset, "images": images or len(dataset.test)})
+        about.setdefault("device", str(device_of(network)))
+    chosen = Choice(_model(model), **about)
+    if isinstance(x, (str, os.PathLike)) or (x is None and network is None):
+        return replace(chosen, dataset=_named(x, y), reading=reading_of(more))
+    if x is None:
+        _named(x, y)
+        raise UserError("say on which images: evaluate(model, x, y), or a data set's name, as in 'cifar10'")
+    given = _images(x, y)
+    dataset = in_memory(given, _classes(chosen, network, given, more.get("classes")))
+    return replace(chosen, dataset=dataset, images=images or (None if "indices" in more else len(given)))
 
 
 def how_of(norm: str | None, eps: float | str | None, more: Mapping[str, Any]) -> How:
     """How the model is attacked. Raises UserError."""
+    if more.get("keep_adversarial") and "results" not in more:
+        raise UserError("keep_adversarial keeps images beside their record; say in which folder with results=")
     run = {field.name: more[field.name] for field in fields(Arrangement) if field.name in more}
     return How(
         eps=None if eps is None else number(eps),
-        norm=norm,
+        norm=None if norm is None else choose_norm(str(norm)),
         seed=more.get("seed", 0),
         arrangement=Arrangement(**run),
         recipes=more.get("recipes"),
         assignments=assignments_of(more.get("settings")),
         keep_adversarial=more.get("keep_adversarial", False),
-        keep=more.get("results") is not None,
+        keep="results" in more,
     )
+
+
+def reading_of(more: Mapping[str, Any]) -> Reading:
+    """How a data set of one's own is read."""
+    return Reading(size=more.get("size"), crop=more.get("crop"), classes=more.get("classes"))
+
+
+def _named(x: str | os.PathLike[str] | None, y: Labels | None) -> str | None:
+    """The name or path of a data set; None is that of a run. Raises UserError for labels beside it."""
+    if y is not None and x is None:
+        raise UserError("labels were given without images; give both, as in evaluate(model, x, y)")
+    if y is not None:
+        raise UserError(f"{str(x)!r} names a data set, which has labels of its own; leave y out")
+    return None if x is None else os.fspath(x)
 
 
 def assignments_of(settings: Mapping[str, object] | None) -> tuple[str, ...]:
