@@ -40,7 +40,7 @@ SHORT = ("*-quick.schedule.epochs=1",)
 ATTACKED = {  # attack: images
     "pgd-100": 500, "autoattack": 40, "ddn": 200, "square": 60, "boundary": 30, "fog": 200,
 }  # fmt: skip
-TORCHVISION = "torchvision:squeezenet1_1"
+TORCHVISION = "torchvision:resnet18"
 
 
 class Pair(NamedTuple):

@@ -257,5 +257,5 @@ def _read(file: Path, kind: type[T]) -> T | None:
     try:
         fresh = file.exists() and time.time() - file.stat().st_mtime < FRESH
         return read_json(file, kind) if fresh else None
-    except UserError:  # damaged, or of another release
+    except (UserError, OSError):  # damaged, of another release, or not to be read: measured anew
         return None
