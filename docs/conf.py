@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT))
 
 project = "bench"
 author = "its contributors"
-html_title = "bench: is this classifier robust, and by how much?"
+html_title = "bench"
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3
@@ -29,12 +29,13 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 python_display_short_literal_types = True
 python_maximum_signature_line_length = 88
+FIELD = re.compile(r"^(?=(?:[a-z_]\w*(?:, \w+)*: |Raises ))", re.M)
 SINGLE = re.compile(r"(?<![`\w:])`([^`]+)`(?![`_\w])")
 
 
 def plain_words(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Docstrings are plain words with `code` in them: no other sign of theirs is markup."""
-    text = re.sub(r"([*|\\])", r"\\\1", "\n".join(lines))
+    """Docstrings are plain words with `code` in them: no other sign of theirs is markup, and each field begins a line."""
+    text = re.sub(r"([*|\\])", r"\\\1", FIELD.sub("\n", "\n".join(lines)))
     text = SINGLE.sub(lambda found: "``" + re.sub(r"\\(.)", r"\1", found[1]) + "``", text)
     lines[:] = re.sub(r"(\w)_(?=[\s.,;:)\]]|$)", r"\1\\_", text).split("\n")
 
