@@ -21,6 +21,8 @@ from pages import PAGES, ROOT, Block, anchors, blocks, links, prose
 from safetensors.torch import save_file
 
 from bench.commands.cli import main
+from bench.ledger.folder import Results
+from bench.ledger.runs import list_runs
 from bench.subjects import models
 from bench.subjects.factories import GIVEN
 from bench.subjects.normalization import NAMED
@@ -41,9 +43,10 @@ SLOW = [page for page in WITH_COMMANDS if any("slow" in block.marks for block in
 def full(words: list[str]) -> list[str]:
     """The arguments of a command of a page, made small where the page leaves open how large."""
     _, command, *rest = words
-    small = [] if "--dataset" in rest and command in ("run", "train") else TINY.get(command, [])
+    if "--dataset" in rest and command in ("run", "train"):
+        return words[1:]
     few = [f"--set={name}-digits.steps=2" for name in FEW if (command, rest[:1]) == ("run", ["table2"])]
-    return [command, *small, *few, *rest]  # what the page says comes last and counts
+    return [command, *TINY.get(command, []), *few, *rest]  # what the page says comes last and counts
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +62,7 @@ def results(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def run_ids(results) -> dict[str, str]:
     """What stands for RUN_ID and OTHER_RUN_ID on the pages."""
-    runs = {path.name.partition("-")[0]: path.name for path in sorted((results / "runs").glob("*-*"))}
+    runs = {run.partition("-")[0]: run for run in list_runs(Results(results)) if run.endswith(".best")}
     return {"RUN_ID": runs["at"], "OTHER_RUN_ID": runs["trades"]}
 
 
@@ -128,7 +131,7 @@ def follow(page: Path, place: Path, ids: dict[str, str], capsys: pytest.CaptureF
     for block in blocks(page):
         if "prints" in block.marks and said:
             exactly = block.marks["prints"] == "exactly"
-            found = {masked(line, exactly) for line in said.splitlines()}
+            found = "\n".join(masked(line, exactly) for line in said.splitlines())
             missing = [line for line in block.text.splitlines() if masked(line, exactly) not in found]
             assert not missing, f"{page.name} says {missing}; printed was\n{said}"
         elif block.runs and (slow or "slow" not in block.marks):
