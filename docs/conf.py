@@ -34,7 +34,7 @@ SINGLE = re.compile(r"(?<![`\w:])`([^`]+)`(?![`_\w])")
 
 
 def plain_words(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Docstrings are plain words with `code` in them: no other sign of theirs is markup, and each field begins a line."""
+    """Docstrings are plain words with `code` in them: no other sign is markup, and a field begins a line."""
     text = re.sub(r"([*|\\])", r"\\\1", FIELD.sub("\n", "\n".join(lines)))
     text = SINGLE.sub(lambda found: "``" + re.sub(r"\\(.)", r"\1", found[1]) + "``", text)
     lines[:] = re.sub(r"(\w)_(?=[\s.,;:)\]]|$)", r"\1\\_", text).split("\n")

@@ -156,7 +156,18 @@ def test_a_page_runs_with_its_slow_blocks(page, place, run_ids, capsys):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_what_is_not_run_says_why(page):
     for block in blocks(page):
-        assert block.language in ("sh", "python", "text", "toml", "yaml", "bibtex", "{toctree}", "{eval-rst}", "", "json")
+        assert block.language in (
+            "sh",
+            "python",
+            "text",
+            "toml",
+            "yaml",
+            "bibtex",
+            "{toctree}",
+            "{eval-rst}",
+            "",
+            "json",
+        )
         assert "not run" not in block.marks or block.marks["not run"].startswith(REASONS), block
         assert set(block.marks) <= {"not run", "slow", "exit", "file", "prints", "ci"}, block.marks
 
@@ -182,7 +193,9 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_and_tests_that_a_page_names_are_there(page):
-    for name in re.findall(r"`((?:tests|docs|attacks|trainers|bench|benchmarks)/[\w./-]+\.\w+(?:::\w+)?)`", prose(page)):
+    for name in re.findall(
+        r"`((?:tests|docs|attacks|trainers|bench|benchmarks)/[\w./-]+\.\w+(?:::\w+)?)`", prose(page)
+    ):
         path, _, test = name.partition("::")
         assert (ROOT / path).exists(), name
         assert not test or f"def {test}(" in (ROOT / path).read_text(), name
