@@ -11,6 +11,7 @@ import re
 import shutil
 from pathlib import Path
 
+import click
 import numpy as np
 import own_sets as own
 import pytest
@@ -18,7 +19,7 @@ from own_sets import TEXTS, X, Y
 from pages import PAGES, ROOT, Block, anchors, blocks, links, prose
 from safetensors.torch import save_file
 
-from bench.commands.cli import main
+from bench.commands.cli import app, main
 from bench.ledger.folder import Results
 from bench.ledger.runs import list_runs
 from bench.subjects import models
@@ -169,6 +170,25 @@ def test_what_is_not_run_says_why(page):
         )
         assert "not run" not in block.marks or block.marks["not run"].startswith(REASONS), block
         assert set(block.marks) <= {"not run", "slow", "exit", "file", "prints", "ci"}, block.marks
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_has_the_options_it_is_given_run_or_not(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place in ("DATA", "results", "results-before", "results-after"):
+        (tmp_path / place).mkdir()
+    files_of_data(tmp_path)
+    for block in blocks(page):
+        if block.language != "sh":
+            continue
+        for name, *words in (words[1:] for words in block.commands if words[0] == "bench"):
+            command = app.get_command(click.Context(app), name)
+            assert command is not None, name
+            try:
+                command.make_context(name, words)
+            except click.UsageError as error:
+                stays = "does not exist" in error.format_message() and "not run" in block.marks
+                assert stays, f"{name} {words}: {error.format_message()}"
 
 
 def test_most_commands_are_run():
