@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from bench.ground.packages import Kind
     from bench.subjects.catalog import Recipe
     from trainers.contract import Trainer
 
@@ -19,10 +20,11 @@ def tables(results: Path) -> list[str]:
     """Name, title and profiles of every table."""
     from bench.ledger.spec import list_specs, load_spec
 
-    specs = {name: load_spec(name) for name in list_specs()}
-    return [
-        f"{name:12} {spec.title} ({', '.join(one.profile for one in spec.settings)})" for name, spec in specs.items()
-    ]
+    def line(name: str) -> str:
+        spec = load_spec(name)
+        return f"{name:12} {spec.title} ({', '.join(one.profile for one in spec.settings)})"
+
+    return [*(line(name) for name in list_specs()), *_outside("table", list_specs(), line)]
 
 
 def recipes(results: Path) -> list[str]:
@@ -40,7 +42,9 @@ def recipes(results: Path) -> list[str]:
 
 def attacks(results: Path) -> list[str]:
     """Name, implementation, budget and source of every attack setting, then the suites."""
+    from attacks import ATTACKS
     from bench.ledger.budgets import budget
+    from bench.subjects import outside
     from bench.subjects.catalog import Catalog
 
     catalog = Catalog()
@@ -55,14 +59,23 @@ def attacks(results: Path) -> list[str]:
     for name, suite in catalog.suites.items():
         note = f" ({suite.note})" if suite.note else ""
         lines.append(f"{name:26} {'worst case of':32} {', '.join(suite.parts)}{note}")
-    return lines
+
+    def line(name: str) -> str:
+        return f"{name:26} {_first_line(outside.attack(name).thing)}"
+
+    return [*lines, *_outside("attack", ATTACKS, line)]
 
 
 def trainers(results: Path) -> list[str]:
     """Every training method and where it comes from."""
+    from bench.subjects import outside
     from trainers import TRAINERS
 
-    return [f"{name:12} {_source(inspect.getmodule(trainer))}" for name, trainer in TRAINERS.items()]
+    def line(name: str) -> str:
+        return f"{name:12} {_first_line(outside.trainer(name).thing)}"
+
+    lines = [f"{name:12} {_source(inspect.getmodule(trainer))}" for name, trainer in TRAINERS.items()]
+    return [*lines, *_outside("trainer", TRAINERS, line)]
 
 
 def table1(results: Path) -> list[str]:
@@ -103,14 +116,22 @@ def _kind(trainer: Trainer, n: int) -> str:
 
 def datasets(results: Path) -> list[str]:
     """Every data set."""
+    from bench.subjects import outside
     from bench.subjects.standard import DATASETS
 
-    return list(DATASETS)
+    def line(name: str) -> str:
+        return f"{name:18} {_first_line(outside.find('dataset', name, DATASETS, 'datasets').thing)}"
+
+    return [*DATASETS, *_outside("dataset", DATASETS, line)]
 
 
 def models(results: Path) -> list[str]:
     """Every architecture."""
+    from bench.subjects import outside
     from bench.subjects.models import MODELS
+
+    def line(name: str) -> str:
+        return f"{name:18} {_first_line(outside.find('model', name, MODELS, 'models').thing)}"
 
     others = {
         "torchvision:NAME": "an image classifier of torchvision",
@@ -118,7 +139,24 @@ def models(results: Path) -> list[str]:
         "module:factory": "your own; its code runs",
     }
     lines = [f"{name:18} {_first_line(factory)}" for name, factory in MODELS.items()]
-    return lines + [f"{name:18} {words}" for name, words in others.items()]
+    return [*lines, *_outside("model", MODELS, line), *(f"{name:18} {words}" for name, words in others.items())]
+
+
+def _outside(kind: Kind, ours: Collection[str], line: Callable[[str], str]) -> list[str]:
+    """A line for each thing that an installed package brings, and from which; of a broken one the reason."""
+    from bench.ground import packages
+    from bench.ground.config import UserError
+
+    lines = []
+    for name, (entry, *others) in sorted(packages.entries(kind).items()):
+        try:
+            if name in ours:
+                raise UserError(f"the suite has one of that name; theirs is {entry.value}")
+            lines.append(f"{line(name)} ({entry.origin})")
+        except UserError as error:
+            of = " and ".join(one.origin for one in (entry, *others))
+            lines.append(f"{name:12} ({of}) cannot be used by its name: {error}")
+    return lines
 
 
 def runs(results: Path) -> list[str]:

@@ -18,7 +18,7 @@ from attacks.target import ModelError, Target
 from bench.diagnosis.evidence import STAGES, SUBSTITUTE_IMAGES, Witness, substitute
 from bench.diagnosis.masking import findings
 from bench.diagnosis.neighbours import held_out
-from bench.ground.config import UserError, build, choose, settings_of
+from bench.ground.config import UserError, settings_of
 from bench.ground.progress import Progress
 from bench.ground.provenance import provenance
 from bench.judge.inputs import of_inputs
@@ -28,11 +28,12 @@ from bench.ledger.folder import Source
 from bench.ledger.runs import IMPORTED, RunRecord, read_run
 from bench.running.clock import Clock
 from bench.running.forecast import of_diagnosis
+from bench.subjects import outside
 from bench.subjects.chosen import Choice, Subject, choose_norm, named
 from bench.subjects.data import Images
 from bench.subjects.device import choose_device, describe
 from trainers import TRAINERS
-from trainers.contract import Inner, Trainer, perturbations
+from trainers.contract import Inner, perturbations
 
 IMAGES = 100
 
@@ -158,11 +159,10 @@ def _trained_against(record: RunRecord) -> tuple[Inner, ...]:
     """What the network of a run was trained to withstand; for a naturally trained one, what it was measured with. Of
     an imported one nothing is known.
     """
-    if record.trainer == IMPORTED:
-        return ()
+    if record.trainer == IMPORTED or record.trainer not in outside.known("trainer", TRAINERS):
+        return ()  # a record never decides what code runs
     settings = {key: value for key, value in record.settings.items() if key != "schedule"}
-    kind = TRAINERS[choose(record.trainer, TRAINERS, "trainer", "trainers")]
-    trainer: Trainer = build(kind, settings, f"run {record.run_id}")
+    trainer = outside.built_trainer(outside.trainer(record.trainer), settings, f"run {record.run_id}")
     return perturbations(trainer, record.member) or (trainer.inner,)
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench.ground import packages
+
 PACKAGES = (
     "torch", "torchvision", "foolbox", "torchattacks", "pyautoattack",
     "pandas", "pyarrow", "numpy", "safetensors",
@@ -66,7 +68,7 @@ def provenance(device: str, threads: int) -> Provenance:
     return Provenance(
         git_commit=commit or "unknown",
         git_dirty=bool(commit and _git("status", "--porcelain", "--untracked-files=no")),
-        packages={name: version for name in PACKAGES if (version := _version(name))},
+        packages={name: version for name in PACKAGES if (version := _version(name))} | packages.used(),
         python=platform.python_version(),
         device=device,
         threads=threads,

@@ -35,7 +35,7 @@ from bench.ledger.evals import EvalRecord, read_eval
 from bench.ledger.folder import Results
 from bench.ledger.runs import list_runs, read_run
 from bench.ledger.spec import CLEAN
-from bench.subjects import data, registry
+from bench.subjects import data, outside, registry
 from bench.subjects.catalog import Catalog
 from bench.subjects.data import Dataset, Images
 from bench.subjects.device import choose_device
@@ -115,7 +115,7 @@ def verify(
 @cache
 def _dataset(name: str, where: Path | None, path: str | None, reading: Reading) -> Dataset:
     """Read once for all records of a command. Raises UserError where a path holds other images than the record's."""
-    if name in data.DATASETS:
+    if data.has_name(name):
         return data.load(name, where)
     if path is None:
         raise UserError(f"{name} is a data set of your own; give its path with --dataset")
@@ -253,9 +253,14 @@ class _Replay:
             return {"attack": CLEAN, "version": 1, "settings": {}}
         if record.broken_by is not None:
             return {"attack": "union", "version": 1, "settings": record.settings}
+        if ":" in record.attack and record.attack not in self.catalog.attack_tables:
+            raise UserError(
+                f"{record.eval_id} of {record.run_id} is by the code of {record.attack}; if you trust it, name it in a "
+                f'file for --recipes: [attacks."{record.attack}"] with attack = "{record.attack}"'
+            )
         kind = self.catalog.attack(record.attack)[1]["attack"]
-        attack: Attack = build(ATTACKS[kind], record.settings, f"record {record.eval_id}")
-        return {"attack": kind, "version": attack.version, "settings": record.settings}
+        attack, code = self._built({"attack": kind, "settings": record.settings})
+        return outside.resolved(kind, attack, code) | {"settings": record.settings}
 
     @cached_property
     def attacks(self) -> dict[str, Attack]:
@@ -264,21 +269,36 @@ class _Replay:
         one = {self.record.attack: self.resolved}
         for name, part in (self._parts() if self.record.broken_by is not None else one).items():
             if part["attack"] != CLEAN:
-                found[name] = build(ATTACKS[part["attack"]], part["settings"], f"record {self.record.eval_id}")
-                if found[name].version != part["version"]:
+                found[name], code = self._built(part)
+                if (found[name].version, code) != (part["version"], part.get("code", "")):
                     raise UserError(f"{self.record.eval_id}: {name} has changed since; run it again")
         return found
+
+    def _built(self, part: dict[str, Any]) -> tuple[Attack, str]:
+        """An attack of the record, and whose code it is where that is not ours. Raises UserError."""
+        found = outside.attack(part["attack"])
+        return outside.built_attack(found, part["settings"], f"record {self.record.eval_id}"), found.code
 
     def _parts(self) -> dict[str, dict[str, Any]]:
         """Of a union. Raises UserError where its settings are not those of one."""
         parts: Any = self.record.settings.get("parts")
-        wanted = {"attack", "version", "settings"}
-        fits = isinstance(parts, dict) and all(isinstance(one, dict) and {*one} == wanted for one in parts.values())
-        if not fits or not all(part["attack"] in (*ATTACKS, CLEAN) for part in parts.values()):
+        wanted, more = {"attack", "version", "settings"}, {"code", "closest"}
+        fits = isinstance(parts, dict) and all(
+            isinstance(one, dict) and wanted <= {*one} <= wanted | more for one in parts.values()
+        )
+        if not fits or not all(self._may_be(name, part["attack"]) for name, part in parts.items()):
             raise UserError(
                 f"{self.record.eval_id} of {self.record.run_id} is a worst case of no attacks; run it again"
             )
         return dict(parts)
+
+    def _may_be(self, name: str, kind: str) -> bool:
+        """Whether a part of a union may be of that kind. A record never decides what code runs: module:name has to be
+        the user's own setting of that name.
+        """
+        if kind in outside.known("attack", ATTACKS) | {CLEAN}:
+            return True
+        return name in self.catalog.attack_tables and self.catalog.attack_tables[name].get("attack") == kind
 
     def _attack_on(self, image: int) -> Attack | None:
         """What made the adversarial image of this id: of a union the attack that broke it; None where none did."""

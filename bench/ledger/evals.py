@@ -34,7 +34,8 @@ class EvalHead:
     network that the images were crafted on; None is the network itself. broken_by: for a union of attacks, the ids of
     the images that each of them broke. adversarial_sha256: of the file with the images that fool, None where none is.
     signs: what the judge saw that speaks against the number; [] in records of before it looked. reading: how images of
-    one's own were read, such as {"size": 256, "crop": 224}, where that was asked for.
+    one's own were read, such as {"size": 256, "crop": 224}, where that was asked for. outside: of an attack that is not
+    this repository's, what the id was hashed of beside its settings: its name there, version, package and code.
     """
 
     run_id: str
@@ -54,6 +55,7 @@ class EvalHead:
     adversarial_sha256: str | None = field(default=None, kw_only=True)
     signs: list[str] = field(default_factory=list, kw_only=True)
     reading: dict[str, str | int] | None = field(default=None, kw_only=True, metadata={"since": 2})
+    outside: dict[str, str | int | bool] | None = field(default=None, kw_only=True, metadata={"since": 3})
 
     def __post_init__(self) -> None:
         if self.norm not in ("none", "own", "Linf", "L2", "L1", "L0") or not 0 <= self.eps < float("inf"):

@@ -54,10 +54,10 @@ def training_identity(
 ) -> dict[str, Any]:
     """What a training's hash is taken of: the recipe, the data and, of a frozen teacher, the run id.
 
-    recipe: resolved for `arch`, {"trainer", "version", "settings"} and, where it has them, "archs", "arch_versions" and
-    "teacher".
+    recipe: resolved for `arch`, {"trainer", "version", "settings"} and, where it has them, "code" (of a method from
+    outside), "archs", "arch_versions" and "teacher".
     """
-    own = {key: recipe[key] for key in ("trainer", "version", "settings", "arch_versions") if key in recipe}
+    own = {key: recipe[key] for key in ("trainer", "version", "settings", "code", "arch_versions") if key in recipe}
     identity = {**own, "dataset": dataset, "train_sha256": train_sha256, "arch": arch_of(recipe, arch), "seed": seed}
     teacher = teacher_of(recipe, dataset, train_sha256, arch, seed)
     return identity if teacher is None else identity | {"teacher": teacher}

@@ -137,17 +137,20 @@ def is_closest(name: str, head: Mapping[str, Any], images: int) -> bool:
         return False  # of a union an image that stands is as it was
     if name in suite():
         return suite()[name]["attack"] in CLOSEST
+    outside = head.get("outside")
+    kinds = [{"attack": kind, "version": version} for kind in CLOSEST for version in VERSIONS]
+    if outside is not None:
+        kinds = [outside] if outside.get("closest") is True and "code" in outside else []
     return any(
-        eval_id(name, images, _identity(name, kind, version, options, head)) == head["eval_id"]
-        for kind in CLOSEST
-        for version in VERSIONS
+        eval_id(name, images, _identity(name, kind, options, head)) == head["eval_id"]
+        for kind in kinds
         for options in EVAL_OPTIONS
     )
 
 
 def _identity(
-    name: str, kind: str, version: int, options: Mapping[str, str], head: Mapping[str, Any]
+    name: str, kind: Mapping[str, Any], options: Mapping[str, str], head: Mapping[str, Any]
 ) -> dict[str, Any]:
-    attack = {"attack": kind, "version": version, "settings": head["settings"]}
+    attack = {**kind, "settings": head["settings"]}
     source = None if head["source"] is None else head["source"].run_id
     return eval_identity(attack, name, head["images_sha256"], head["seed"], options, source)

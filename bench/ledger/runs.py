@@ -23,7 +23,8 @@ class RunRecord:
 
     epoch: the checkpoint's. health: what is wrong with the network, over its whole training; [] is healthy. teacher:
     the frozen network it learned from. run_as: how the networks were run, where not as they are, and what else
-    there is to know of their training. reading: see evals.
+    there is to know of their training. reading: see evals. outside: "trainer" or an architecture -> the package and
+    the code that it is of, where that is not this repository's.
     """
 
     run_id: str
@@ -50,6 +51,7 @@ class RunRecord:
     validation_sha256: str | None = field(default=None, kw_only=True)
     run_as: str = field(default="", kw_only=True)
     reading: dict[str, str | int] | None = field(default=None, kw_only=True, metadata={"since": 2})
+    outside: dict[str, str] | None = field(default=None, kw_only=True, metadata={"since": 3})
 
     def __post_init__(self) -> None:
         if training_of(self.run_id) != self.training_id:

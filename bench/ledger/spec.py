@@ -9,9 +9,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+from bench.ground import packages
 from bench.ground.config import UserError, build, choose, read_toml
 
 CLEAN = "clean"  # the column without an attack
+SECTIONS = ("schedules", "recipes", "methods", "profiles", "attacks", "suites")  # a table may bring some of its own
 
 
 @dataclass(frozen=True)
@@ -271,9 +273,30 @@ def list_specs() -> list[str]:
 
 
 def load_spec(name: str) -> TableSpec:
-    """A table by name, or by the path of a TOML file. Raises UserError."""
-    path = Path(name) if name.endswith(".toml") else _specs() / f"{choose(name, list_specs(), 'table')}.toml"
-    return build(TableSpec, read_toml(path), str(path.name))
+    """A table by name, of ours or of an installed package, or by the path of a TOML file. Raises UserError."""
+    path = table_path(name)
+    about = {key: value for key, value in read_toml(path).items() if key not in SECTIONS}
+    return build(TableSpec, about, str(path.name))
+
+
+def sections_of(path: Path) -> dict[str, Any]:
+    """The recipes, attacks and suites that a table's TOML brings of its own, by section. Raises UserError."""
+    return {key: value for key, value in read_toml(path).items() if key in SECTIONS}
+
+
+def table_path(name: str) -> Path:
+    """Where the TOML of a table lies. Raises UserError."""
+    if name.endswith(".toml"):
+        return Path(name)
+    if name in list_specs():
+        packages.say_hidden("table", name)
+        return _specs() / f"{name}.toml"
+    entry = packages.find("table", name)
+    if entry is None:
+        choose(name, {*list_specs(), *packages.entries("table")}, "table")
+    assert entry is not None
+    packages.use(entry)
+    return packages.table_file(entry)
 
 
 def _specs() -> Path:

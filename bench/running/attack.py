@@ -31,6 +31,7 @@ from bench.subjects.catalog import Catalog, coarse_steps
 from bench.subjects.chosen import Choice, Subject, choose_norm
 from bench.subjects.data import Dataset, Images
 from bench.subjects.device import choose_device, describe
+from bench.subjects.outside import for_record
 from bench.subjects.quick import AS_IT_IS, Arrangement
 
 ROUNDED = 0.01  # share of images whose clean prediction another machine may give otherwise
@@ -258,6 +259,7 @@ class _Job:
             images=verdicts.table,
             signs=list(verdicts.signs),
             reading=self.dataset.reading,
+            outside=for_record(resolved),
             **more,
         )
         return write_eval(self.folder, record)

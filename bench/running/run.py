@@ -40,6 +40,7 @@ from bench.running.train import Training
 from bench.subjects import data, models, registry
 from bench.subjects.catalog import Catalog, coarse_steps
 from bench.subjects.device import choose_device, describe
+from bench.subjects.outside import for_record
 from bench.subjects.own_data import Reading
 from bench.subjects.quick import AS_IT_IS, Arrangement
 from trainers.contract import is_ensemble
@@ -106,7 +107,7 @@ class TableRun:
     def __init__(self, table: str, options: Options) -> None:
         self.options, self.results = options, options.results
         self.device = choose_device(options.device)
-        catalog = Catalog(options.recipes, options.assignments)
+        catalog = Catalog(options.recipes, options.assignments, table)
         spec = load_spec(table)
         spec = spec.without_slow() if options.fast else spec
         spec = spec.of_last_epochs() if options.last else spec
@@ -392,6 +393,7 @@ class TableRun:
             adversarial_sha256=kept,
             signs=list(verdicts.signs),
             reading=self.dataset.reading,
+            outside=for_record(resolved),
         )
 
     def _check_spec(self, spec: TableSpec) -> None:

@@ -258,6 +258,7 @@ class Training:
             provenance=provenance(describe(self.device), torch.get_num_threads()),
             teacher=teacher,
             reading=self.dataset.reading,
+            outside=self.recipe.outside(self.arch),
         )
 
 

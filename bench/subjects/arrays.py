@@ -21,7 +21,7 @@ import numpy as np
 
 from bench.ground.config import UserError, first_line
 from bench.subjects.pictures import Fit, Unfit
-from bench.subjects.pixels import Changed, Pixels, Stored, blocks, open_plain, row_bytes
+from bench.subjects.pixels import Changed, Held, Pixels, Stored, blocks, open_plain, row_bytes
 
 PARTS = {"train": "train", "training": "train", "val": "validation", "valid": "validation",
          "validation": "validation", "dev": "validation", "test": "test", "testing": "test"}  # fmt: skip
@@ -59,7 +59,7 @@ class Packed:
         return out
 
 
-Array = Stored | Packed
+Array = Stored | Packed | Held
 
 
 def read_file(path: Path) -> dict[str, Array]:

@@ -19,9 +19,10 @@ from typing import Any
 from attacks import ATTACKS
 from attacks.contract import Attack
 from attacks.pgd import MIM, PGD
+from bench.ground import packages
 from bench.ground.config import UserError, build, choose, override, read_toml, settings_of
-from bench.ledger.spec import CLEAN
-from bench.subjects import models
+from bench.ledger.spec import CLEAN, TableSpec, table_path
+from bench.subjects import models, outside
 from trainers import TRAINERS
 from trainers.contract import Trainer, teachers_of
 from trainers.schedule import Schedule
@@ -42,7 +43,8 @@ class Teacher:
 class Recipe:
     """A named way to train: the method with its settings, and the schedule of the one loop.
 
-    archs: one for each network of the cohort; empty where all have the one that is asked for.
+    archs: one for each network of the cohort; empty where all have the one that is asked for. code: of a method from
+    outside, whose it is and a hash of its code; "" of ours.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Recipe:
     schedule: Schedule
     archs: tuple[str, ...] = ()
     teacher: Teacher | None = None
+    code: str = ""
 
     def resolved(self, arch: str) -> dict[str, Any]:
         """Everything of the recipe that can change a result, defaults included: what `bench.ledger.ids` hashes.
@@ -60,6 +63,8 @@ class Recipe:
         """
         settings = settings_of(self.trainer) | {"schedule": settings_of(self.schedule)}
         resolved: dict[str, Any] = {"trainer": self.trainer_name, "version": self.trainer.version, "settings": settings}
+        if self.code:
+            resolved["code"] = self.code
         if self.archs:
             resolved["archs"] = list(self.archs)
         if versions := models.versions(self.archs or (arch,)):
@@ -75,6 +80,10 @@ class Recipe:
             }
         return resolved
 
+    def outside(self, arch: str) -> dict[str, str] | None:
+        """What of it is from outside this repository, and whose; None where nothing is."""
+        return ({"trainer": self.code} if self.code else {}) | models.of_packages(self.archs or (arch,)) or None
+
 
 @dataclass(frozen=True)
 class Suite:
@@ -88,16 +97,21 @@ class Suite:
 class Catalog:
     """All recipes and attack settings by name. Raises UserError for unknown names and settings that do not fit."""
 
-    def __init__(self, file: Path | None = None, assignments: Sequence[str] = ()) -> None:
+    def __init__(self, file: Path | None = None, assignments: Sequence[str] = (), table: str | None = None) -> None:
+        """file: tables of the user's own, or the name of a table that brings some. table: the one that is run, with
+        what it brings of its own.
+        """
         tables = read_toml(Path(str(files("trainers") / "recipes.toml")))
         tables["attacks"] = read_toml(Path(str(files("attacks") / "suite.toml")))
         tables["suites"] = tables["attacks"].pop("suites")
-        if file is not None:
-            own = read_toml(file)
+        for path in [*([] if table is None else [table_path(table)]), *([] if file is None else [_settings(file)])]:
+            own = read_toml(path)
             for kind, entries in own.items():
-                choose(kind, tables, f"section in {file}")
+                if kind in _OF_TABLE and kind not in tables:
+                    continue
+                choose(kind, tables, f"section in {path}")
                 if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
-                    raise UserError(f"{file}: [{kind}] holds tables only, such as [{kind}.NAME]")
+                    raise UserError(f"{path}: [{kind}] holds tables only, such as [{kind}.NAME]")
                 tables[kind] |= entries
         self.schedules = tables["schedules"]
         recipes = {name: self._with_schedule(name, table) for name, table in _recipes(tables).items()}
@@ -118,14 +132,16 @@ class Catalog:
         if name in students:
             raise UserError(f"{where} is its own teacher (through {', '.join(students)})")
         table = self._with_schedule(name, _merged(self.recipe_tables[name], changes or {}))
-        trainer_name = _pop(table, "trainer", where, TRAINERS)
+        trainer_name = _pop(table, "trainer", where, outside.known("trainer", TRAINERS))
         schedule = build(Schedule, _pop(table, "schedule", where, self.schedules), f"{where}, schedule")
         cast = build(_Cast, {key: table.pop(key) for key in list(table) if key in _CAST}, where)
-        trainer: Trainer = build(TRAINERS[choose(trainer_name, TRAINERS, "trainer", "trainers")], table, where)
+        found = outside.trainer(trainer_name)
+        trainer = outside.built_trainer(found, table, where)
         if len(cast.archs) not in (0, trainer.members):
             raise UserError(f"{where}: archs names {len(cast.archs)} networks, but it trains {trainer.members}")
         teacher = self._teacher(name, cast, teachers_of(trainer), students)
-        return Recipe(name, trainer_name, trainer, schedule, tuple(map(models.check_name, cast.archs)), teacher)
+        archs = tuple(map(models.check_name, cast.archs))
+        return Recipe(name, trainer_name, trainer, schedule, archs, teacher, found.code)
 
     def check_assignments(self) -> None:
         """Raises UserError for a --set of a recipe or attack that nobody has asked for: it would change nothing."""
@@ -160,15 +176,24 @@ class Catalog:
         """
         if name == CLEAN:
             return None, {"attack": CLEAN, "version": 1, "settings": {}}
-        choose(name, self.attack_tables, "attack", "attacks")
+        table = self._attack_table(name)
         self._used.add(name)
-        table = dict(self.attack_tables[name])
-        kind = _pop(table, "attack", f"attack {name!r}", ATTACKS)
-        cls = ATTACKS[choose(kind, ATTACKS, "attack", "attacks")]
-        attack: Attack = build(cls, table, f"attack {name!r}")
+        kind = _pop(table, "attack", f"attack {name!r}", outside.known("attack", ATTACKS))
+        found, where = outside.attack(kind), f"attack {name!r}"
+        if "threat" not in table and eps is not None and norm is not None:
+            table["threat"] = {"norm": norm, "eps": eps}
+        attack = outside.built_attack(found, table, where)
         if eps is not None or norm is not None:
-            attack = build(cls, table | self._with_threat(name, attack, eps, norm), f"attack {name!r}")
-        return attack, {"attack": kind, "version": attack.version, "settings": settings_of(attack)}
+            attack = outside.built_attack(found, table | self._with_threat(name, attack, eps, norm), where)
+        return attack, outside.resolved(kind, attack, found.code)
+
+    def _attack_table(self, name: str) -> dict[str, Any]:
+        """The settings of that name; of a kind from outside, by its own name, none but its defaults. Raises
+        UserError.
+        """
+        if name not in self.attack_tables and (":" in name or outside.is_outside("attack", name, ATTACKS)):
+            return {"attack": name}
+        return dict(self.attack_tables[choose(name, self.attack_tables, "attack", "attacks")])
 
     def _with_threat(self, name: str, attack: Attack, eps: float | None, norm: str | None) -> dict[str, Any]:
         """What another radius or norm changes of an attack's table."""
@@ -189,8 +214,9 @@ class Catalog:
 
     def parts(self, names: Sequence[str]) -> list[str]:
         """Names of attacks and suites -> names of attacks, each once."""
+        theirs = {name for name in names if ":" in name} | set(packages.entries("attack"))
         for name in names:
-            choose(name, {CLEAN, *self.attack_tables, *self.suites}, "attack or suite", "attacks")
+            choose(name, {CLEAN, *self.attack_tables, *self.suites, *theirs}, "attack or suite", "attacks")
         return list(dict.fromkeys(part for name in names for part in self._parts(name)))
 
     def standard(self, norm: str, dataset: str) -> str:
@@ -210,6 +236,12 @@ class Catalog:
             choose(schedule, self.schedules, f"schedule (named by recipe {name!r})")
             return table | {"schedule": deepcopy(self.schedules[schedule])}
         return dict(table)
+
+
+def _settings(file: Path) -> Path:
+    """The TOML that --recipes means: a file, or the table of that name."""
+    by_name = not file.exists() and packages.entries("table").get(str(file))
+    return table_path(str(file)) if by_name else file
 
 
 def coarse_steps(attacks: Mapping[str, Attack | None], values: int) -> list[str]:
@@ -239,6 +271,7 @@ class _Cast:
 
 
 _CAST = {field.name for field in fields(_Cast)}
+_OF_TABLE = {field.name for field in fields(TableSpec)}
 
 
 def _recipes(tables: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

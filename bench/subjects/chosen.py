@@ -7,6 +7,7 @@ then images may be in memory too.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +108,7 @@ class Choice:
             return dataset
         if dataset is None and self.run_id is not None:
             dataset = read_run(self.results, self.run_id).dataset
-            if dataset not in data.DATASETS:
+            if not data.has_name(dataset):
                 raise UserError(
                     f"{self.model} was trained on {dataset}, which is your own; give its path with --dataset"
                 )
@@ -234,6 +235,8 @@ def _identity(network: nn.Module, made: own.Own, shape: models.Shape) -> str:
     """
     digest = fingerprint(network)
     factories = [part for part in made.arch.split("+") if models.is_own(part)] if made.identity == "" else []
+    if theirs := models.of_packages([made.arch]):
+        digest = hashlib.sha256(f"{digest}{json.dumps(theirs)}".encode()).hexdigest()
     if made.identity:
         return hashlib.sha256(f"{digest}{made.identity}".encode()).hexdigest()
     if not factories:

@@ -54,9 +54,9 @@ def code_sha256(network: nn.Module, factories: Iterable[str], shape: tuple[int, 
     return digest.hexdigest()
 
 
-def source_sha256(module: str) -> str:
-    """SHA-256 of the source of an imported module, and of what it has of the user's own files."""
-    return hashlib.sha256(_sources({module})).hexdigest()
+def source_sha256(*modules: str) -> str:
+    """SHA-256 of the source of imported modules, and of what they have of the user's own files."""
+    return hashlib.sha256(_sources(set(modules))).hexdigest()
 
 
 def _sources(modules: set[str]) -> bytes:

@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.ground import terminal
+from bench.ground import packages, terminal
 from bench.ground.config import UserError, choose
-from bench.subjects import own_data, standard
+from bench.subjects import outside, own_data, standard
 from bench.subjects.own_data import Own, Reading
 from bench.subjects.pixels import Pixels, blocks
 from bench.subjects.standard import DATASETS, OFFICIAL_TEST, Kind
@@ -160,17 +160,35 @@ def load(name: str = "digits", data_dir: str | Path | None = None, reading: Read
     if name not in DATASETS and _is_path(name):
         return _own(own_data.read(Path(name), reading), reading)
     try:
-        kind = DATASETS[choose(name, DATASETS, "dataset")]
+        theirs = ":" in name or choose(name, outside.known("dataset", DATASETS), "dataset") not in DATASETS
     except UserError as error:
         raise UserError(f"{error}; nor is there a file or folder of that name") from error
     if reading.told:
         raise UserError(f"--{', --'.join(reading.options)}: for a data set of your own, not for {name}; leave it out")
     if name == "digits":
-        return _digits(kind)
+        return _digits(DATASETS[name])
     given = data_dir or os.environ.get("BENCH_DATA")
     root = Path(given) if given else None
     if root is not None and not root.is_dir():
         raise UserError(f"data folder {root} does not exist; give one with --data-dir or BENCH_DATA")
+    if theirs:
+        found, parts = outside.images(name, root)
+        own = own_data.of_arrays(name, f"{found.words}, {found.code.rpartition(', ')[2]}", parts)
+        return _own(own, reading)
+    return _named(name, root)
+
+
+def has_name(name: str) -> bool:
+    """Whether `load` knows it by its name alone: one of ours, or of an installed package. What lies at a path, and what
+    the user's own code makes, is known only to who says where that is.
+    """
+    return ":" not in name and name in outside.known("dataset", DATASETS)
+
+
+def _named(name: str, root: Path | None) -> Dataset:
+    """One of DATASETS that is read from files. Raises UserError."""
+    kind = DATASETS[name]
+    packages.say_hidden("dataset", name)
     folder = standard.parquet_folder(root, name) if root else None
     if folder is not None:
         parts = [_images(*standard.parquet(folder, split, kind)) for split in ("train", "test")]

@@ -36,9 +36,13 @@ def from_factory(name: str, shape: Shape, classes: int, own_head: bool = False) 
     """
     module, _, attribute = name.partition(":")
     load_module(name, module)
+    return made_by(name, lambda: getattr(importlib.import_module(module), attribute), shape, classes, own_head)
+
+
+def made_by(name: str, find: Callable[[], Any], shape: Shape, classes: int, own_head: bool = False) -> nn.Module:
+    """What the factory that `find` returns makes; `name` is what sentences call it. Raises UserError."""
     try:
-        factory = getattr(importlib.import_module(module), attribute)
-        model = _called(factory, shape, classes, own_head)
+        model = _called(find(), shape, classes, own_head)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     except Exception as error:  # whatever the user's code raises is the user's to read

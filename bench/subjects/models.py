@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from attacks.target import ModelError, check_values
 from bench.ground.config import UserError, choose
-from bench.subjects import factories, hubs
+from bench.subjects import factories, hubs, outside
 from bench.subjects.code import source_sha256
 from bench.subjects.normalization import Statistics
 from bench.subjects.outputs import with_logits
@@ -256,10 +256,20 @@ def _made(name: str, shape: Shape, classes: int, own_head: bool) -> nn.Module:
     if is_own(name):
         model = factories.from_factory(name, shape, classes, own_head)
     else:
-        model = hubs.create(name, shape, classes) if ":" in name else MODELS[name](shape, classes)
+        model = _known(name, shape, classes, own_head)
     _materialise(model, name, shape)
     _unfold(model)
     return model
+
+
+def _known(name: str, shape: Shape, classes: int, own_head: bool) -> nn.Module:
+    """One of a library, of an installed package, or of ours. Raises UserError."""
+    if ":" in name:
+        return hubs.create(name, shape, classes)
+    found = outside.find("model", name, MODELS, "models")
+    if not found.code:
+        return MODELS[name](shape, classes)
+    return factories.made_by(found.words, lambda: found.thing, shape, classes, own_head)
 
 
 def is_own(name: str) -> bool:
@@ -275,17 +285,25 @@ def check_name(name: str) -> str:
         if hubs.is_hub(part):
             hubs.check(part)
         elif ":" not in part:
-            choose(part, MODELS, "model")
+            choose(part, outside.known("model", MODELS), "model")
     return name
 
 
 def versions(names: Sequence[str]) -> dict[str, int | str]:
-    """Those of these architectures, also several joined by "+", whose version is not 1, and of a user's own a hash of
-    their code: part of a training's id. Raises UserError for a module that cannot be imported.
+    """Those of these architectures, also several joined by "+", whose version is not 1, and of a user's own and those
+    of a package a hash of their code: part of a training's id. Raises UserError for a module that cannot be imported.
     """
     parts = sorted({part for name in names for part in name.split("+")})
     ours: dict[str, int | str] = {part: VERSIONS[part] for part in parts if part in VERSIONS}
-    return ours | {part: _code_of(part) for part in parts if is_own(part)}
+    return ours | {part: _code_of(part) for part in parts if is_own(part)} | of_packages(names)
+
+
+def of_packages(names: Sequence[str]) -> dict[str, str]:
+    """Those of these architectures that an installed package brings -> the package, its version and a hash of their
+    code. Raises UserError for a package that is broken.
+    """
+    parts = {part for name in names for part in name.split("+") if outside.is_outside("model", part, MODELS)}
+    return {part: outside.find("model", part, MODELS, "models").code for part in sorted(parts)}
 
 
 def _code_of(name: str) -> str:

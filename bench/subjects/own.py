@@ -19,7 +19,7 @@ from torch import nn
 from bench.ground import terminal
 from bench.ground.config import UserError
 from bench.ground.plain import check_plain
-from bench.subjects import folders, hubs, models, weights, zoo
+from bench.subjects import folders, hubs, models, outside, weights, zoo
 from bench.subjects.folders import Folder
 from bench.subjects.heads import read_labels
 from bench.subjects.normalization import Inputs, Statistics, words
@@ -129,6 +129,9 @@ def _find(model: str, about: About, channels: int) -> _Found:
     if ":" in model:
         if about.weights_key is not None and about.weights is None:
             raise UserError(f"{model} is no weights file; leave out --weights-key")
+        _refuse(model, about, "arch")
+        return _Found(model, about.weights, about.weights_key)
+    if outside.is_outside("model", model, models.MODELS):
         _refuse(model, about, "arch")
         return _Found(model, about.weights, about.weights_key)
     raise UserError(

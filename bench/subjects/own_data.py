@@ -24,7 +24,7 @@ from bench.subjects import arrays, cache, columns
 from bench.subjects.arrays import PARTS
 from bench.subjects.labels import Labelled, read_labels
 from bench.subjects.pictures import Album, Cell, Coded, Fit, survey
-from bench.subjects.pixels import Files, Pixels
+from bench.subjects.pixels import Files, Held, Pixels
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 ARRAYS = (".npz", ".npy", ".safetensors")
@@ -93,6 +93,24 @@ def read(path: Path, reading: Reading) -> Own:
         if one.shape[0] != len(labels.y[part]):
             raise UserError(f"{path}: {part or 'it'} holds {one.shape[0]} images and {len(labels.y[part])} labels")
     return Own(name, f"{found.what} {path}{reading.fit.words}", pixels, labels)
+
+
+def of_arrays(name: str, what: str, parts: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Own:
+    """The data set of that name whose images and labels somebody's code made: part -> (images, labels), by the same
+    rules as in files. Raises UserError.
+    """
+    strange = [part for part in parts if part.lower() not in PARTS]
+    if strange or not parts:
+        raise UserError(f"{what}: its parts are {', '.join(parts) or 'none'}; known are {', '.join(sorted(PARTS))}")
+    given = {PARTS[part.lower()]: pair for part, pair in parts.items()}
+    labels = read_labels({part: y for part, (_, y) in given.items()}, what)
+    pixels: dict[str, Pixels] = {}
+    for part, (x, _) in given.items():
+        raw = arrays.images(Held(x), f"{what}, {part}")
+        pixels[part] = arrays.as_images(raw, arrays.reach(raw, lambda count: None), f"{what}, {part}")
+        if len(x) != len(labels.y[part]):
+            raise UserError(f"{what}: {part} holds {len(x)} images and {len(labels.y[part])} labels")
+    return Own(name, what, pixels, labels)
 
 
 def _look(path: Path, reading: Reading) -> _Found:

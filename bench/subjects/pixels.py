@@ -70,6 +70,17 @@ class Stored:
         return np.array(whole[rows])
 
 
+class Held:
+    """An array in memory, also one that is not C-contiguous."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values, self.shape, self.dtype = values, values.shape, values.dtype
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """These rows."""
+        return self.values[rows]
+
+
 @dataclass(frozen=True)
 class Changed:
     """Other rows, each block of them changed when it is read. change: [n, ...] -> [n, C, H, W] of `dtype`."""
