@@ -7,15 +7,10 @@ from oracles import small_cnn
 from torch import Tensor
 
 from attacks.noise import Noise
+from bench.contracts.problems import INNER, THREE
 from trainers import TRAINERS
 from trainers.contract import Cohort, Inner, Trainer
 
-INNER = Inner(eps=0.05, steps=2, step=0.03, start="gaussian")
-THREE = (
-    INNER,
-    Inner(eps=0.3, norm="L2", steps=2, step=0.2, start="gaussian"),
-    Inner(eps=1.4, norm="L1", steps=2, step=1.0, start="gaussian"),
-)
 SHORT = {  # few steps; and half of the weight on labels, where the papers leave them a tenth and train for 200 epochs
     "act": {"alpha_robust": 0.5, "alpha_natural": 0.5, "temperature": 1.0},
     "cat": {"alpha": 0.5},

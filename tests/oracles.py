@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bench.contracts.problems import saturated_images
+from bench.contracts.problems import small_cnn as small_cnn
+
 
 class Linear(nn.Module):
     """Logits W x + b."""
@@ -73,13 +76,6 @@ def exact_margin(norm: str, model: nn.Module, x: Tensor, label: int) -> float:
     return min(smallest(norm, flat, rise, float(need)) for rise, need in pairs)
 
 
-def saturated_images(count: int, shape: tuple[int, ...], seed: int) -> Tensor:
-    """Random images [count, *shape] in which about a third of the pixels are exactly 0 or exactly 1."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.rand(count, *shape, generator=generator)
-    return torch.where(x < 0.17, 0.0, torch.where(x > 0.83, 1.0, x))
-
-
 def linear_problem(classes: int, shape: tuple[int, ...], seed: int) -> tuple[Linear, Tensor, Tensor]:
     """A linear model and 12 saturated images with margins well inside the box: (model, x, y)."""
     generator = torch.Generator().manual_seed(seed)
@@ -88,21 +84,3 @@ def linear_problem(classes: int, shape: tuple[int, ...], seed: int) -> tuple[Lin
     x = saturated_images(12, shape, seed + 1)
     with torch.no_grad():
         return model, x, model(x).argmax(1)
-
-
-def small_cnn(channels: int = 3, classes: int = 10, seed: int = 0) -> nn.Module:
-    """A small network with smooth activations and weights scaled so that a few hundredths of eps change labels."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        net = nn.Sequential(
-            nn.Conv2d(channels, 8, 3, 2, 1),
-            nn.Softplus(beta=10),
-            nn.Conv2d(8, 8, 3, 2, 1),
-            nn.Softplus(beta=10),
-            nn.AdaptiveAvgPool2d(2),
-            nn.Flatten(),
-            nn.Linear(32, classes),
-        )
-    with torch.no_grad():
-        net[-1].weight.mul_(20)
-    return net.eval()

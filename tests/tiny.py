@@ -4,38 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from methods import method
 from oracles import small_cnn
-from torch import Tensor, nn
+from torch import nn
 
+from bench.contracts.problems import stripes as stripes
+from bench.contracts.problems import weights as weights
+from bench.contracts.trainers import SCHEDULE
 from bench.subjects.data import augment
 from trainers.contract import teachers_of
 from trainers.loop import Fit, fit
 from trainers.schedule import Schedule
-from trainers.validation import Split
-
-SCHEDULE = Schedule(epochs=4, batch_size=16, lr=0.02, validation_steps=2)
-
-
-def stripes(count: int = 48, seed: int = 0) -> Split:
-    """Two classes: light columns on the left or on the right."""
-    generator = torch.Generator().manual_seed(seed)
-    x = 0.4 * torch.rand(count, 1, 8, 8, generator=generator)
-    y = torch.arange(count) % 2
-    x[y == 0, :, :, :4] += 0.5
-    x[y == 1, :, :, 4:] += 0.5
-    return Split(x, y, torch.arange(count))
 
 
 def networks(count: int) -> list[nn.Module]:
     """Networks that differ."""
     return [small_cnn(1, 2, seed) for seed in range(count)]
-
-
-def weights(model: nn.Module) -> Tensor:
-    """Weights and buffers in one row."""
-    return torch.cat([value.flatten().float() for value in model.state_dict().values()])
 
 
 def train(

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import click
 
-from bench.commands import exchange
+from bench.commands import exchange, verifying
 from bench.commands.options import (
     ARCH,
     BATCH,
@@ -292,41 +292,6 @@ def diagnose(model: str, **given: Any) -> int:
 
 
 @app.command()
-@click.argument("name", metavar="RUN|TABLE")
-@click.option(
-    "--images",
-    type=click.IntRange(min=1),
-    default=20,
-    show_default=True,
-    help="So many images of each record, drawn by --seed.",
-)
-@click.option("--all", "whole", is_flag=True, help="Every image of each record.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draw.")
-@click.option("--dataset", metavar="PATH", help="Where a data set of your own lies; read as the records say.")
-@options(ARCH, DEVICE, DATA_DIR, RESULTS, RECIPES)
-def verify(name: str, images: int, whole: bool, results: Path, **given: Any) -> int:
-    """Make adversarial images again from their records, judge them in float64; exit code 1 on a mismatch."""
-    from bench.judge import verify
-    from bench.judge.evaluate import AttackError
-
-    folder, wrong = Results(results), 0
-    refused: dict[str, int] = {}
-    for run_id, eval_id in verify.records_of(name, folder):
-        try:
-            found = verify.verify(folder, run_id, eval_id, images=None if whole else images, **given)
-        except AttackError as error:
-            refused[f"not verified: {error}"] = 1
-        except UserError as error:  # the others may still be replayed
-            refused[str(error)] = 2
-        else:
-            tell("\n".join(found.lines))
-            wrong += len(found.mismatches)
-    for sentence, code in refused.items():
-        _complain(sentence, code)
-    return 1 if wrong else min(refused.values(), default=0)
-
-
-@app.command()
 @click.argument("arch")
 @click.option("--dataset", default="cifar10", show_default=True, help="Whose image size and classes.")
 @options(DEVICE, BATCH)
@@ -354,6 +319,7 @@ def list_(what: str, results: Path) -> int:
     return 0
 
 
+app.add_command(verifying.verify)
 app.add_command(exchange.export_)
 app.add_command(exchange.import_)
 

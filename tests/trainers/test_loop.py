@@ -12,6 +12,7 @@ from oracles import small_cnn
 from tiny import SCHEDULE, networks, stripes, train, weights
 from torch import nn
 
+from bench.contracts.trainers import LAWS, goes_on_in_the_same_bits, learns
 from bench.subjects.catalog import Catalog
 from trainers import TRAINERS
 from trainers.at import AT
@@ -21,61 +22,23 @@ from trainers.schedule import Schedule
 
 
 @pytest.mark.parametrize("name", sorted(TRAINERS))
+@pytest.mark.parametrize("law", [law for law in LAWS if law is not learns], ids=lambda law: law.__name__)
+def test_a_method_keeps_its_promises(law, name):
+    law(method(name))
+
+
+@pytest.mark.parametrize("name", sorted(TRAINERS))
 def test_every_method_learns_a_separable_problem(name):
-    _, result = train(name, dataclasses.replace(SCHEDULE, epochs=8, augment=False))
-    assert result.history[-1].loss < result.history[0].loss
-    assert all(snapshot.robust > 0.9 for snapshot in result.last)
-
-
-@pytest.mark.parametrize("name", ["at", "mat"])
-def test_one_seed_twice_is_one_result_and_another_seed_is_another(name):
-    first, second, other = (train(name, seed=seed)[0] for seed in (0, 0, 1))
-    for a, b, c in zip(first, second, other, strict=True):
-        assert torch.equal(weights(a), weights(b)) and not torch.equal(weights(a), weights(c))
+    learns(method(name), least=0.9)
 
 
 CATALOG = Catalog()
 EVERYTHING = dataclasses.replace(SCHEDULE, ema=0.9, awp=0.02, awp_after=1, label_smoothing=0.1, patience=9)
 
 
-def with_dropout(count: int) -> list[nn.Module]:
-    """Networks with batch norm, and with dropout, which draws from the global generator."""
-    return [nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(0.2), network) for network in networks(count)]
-
-
-def same(first: Fit, second: Fit) -> None:
-    """Best and last, weights and figures."""
-    for one, two in zip([*first.best, *first.last], [*second.best, *second.last], strict=True):
-        assert (one.epoch, one.clean, one.robust) == (two.epoch, two.clean, two.robust)
-        assert all(torch.equal(value, two.state[name]) for name, value in one.state.items())
-    assert [(r.loss, r.single_step, r.forward_passes) for r in first.history] == [
-        (r.loss, r.single_step, r.forward_passes) for r in second.history
-    ]
-
-
-@pytest.mark.parametrize("schedule", [SCHEDULE, EVERYTHING], ids=["plain", "every module"])
 @pytest.mark.parametrize("name", ["at", "mat", "mat-mp", "at-avg", "ard"])
-def test_a_training_that_stops_in_the_middle_of_epochs_ends_in_the_same_bits(
-    name: str, schedule: Schedule, tmp_path: Path
-):
-    """12 batches; with a checkpoint after every one, the training is stopped after 2, 3 and 4 more."""
-    members, path = method(name).members, tmp_path / "checkpoint.pt"
-    whole, expected = train(name, schedule, group=with_dropout(members))
-    for stop_after in (2, 3, 4, 99):
-        group, left = with_dropout(members), iter(range(stop_after - 1, -1, -1))
-
-        def interrupt(left=left) -> None:
-            if next(left) == 0:
-                raise KeyboardInterrupt
-
-        try:
-            _, result = train(name, schedule, group=group, checkpoint=path, identity="a", minutes=0, on_step=interrupt)
-        except KeyboardInterrupt:
-            torch.rand(5)  # what a program does in between must not matter
-    assert stop_after - len(list(left)) == 12 - 9, "the last part had three batches to do"
-    for a, b in zip(whole, group, strict=True):
-        assert torch.equal(weights(a), weights(b))
-    same(expected, result)
+def test_with_every_module_a_training_that_stops_in_the_middle_of_epochs_ends_in_the_same_bits(name: str):
+    goes_on_in_the_same_bits(method(name), EVERYTHING)
 
 
 def test_within_an_epoch_a_checkpoint_is_written_when_the_last_is_old_enough(tmp_path: Path):
