@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = (
-    "ground", "ledger", "tables", "regression", "subjects", "judge", "running", "diagnosis", "api", "commands",
+    "ground", "ledger", "tables", "regression", "subjects", "judge", "running", "diagnosis", "api", "contracts",
+    "commands",
 )  # fmt: skip
 RIGHT = ROOMS[:4]  # of the wall: no torch
 LEFT = ROOMS[4:8]

@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[1]
 FILES = [path for room in ("attacks", "trainers", "bench") for path in sorted((ROOT / room).rglob("*.py"))]
 # module:factory, which says so, and libraries, by names that stand in the code
 IMPORTERS = {"bench/subjects/factories.py", "attacks/adapters/__init__.py"}
+IMPORTERS |= {"bench/subjects/outside.py"}  # module:name, and entry points of installed packages
 IMPORTERS |= {"bench/subjects/hubs.py", "bench/subjects/zoo.py"}
 CODE = {"eval", "exec", "compile", "__import__", "runpy.run_path", "runpy.run_module", "os.system", "os.popen"}
 CODE |= {f"{module}.{name}" for module in ("pickle", "marshal", "dill", "joblib") for name in ("load", "loads")}

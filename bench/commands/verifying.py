@@ -101,6 +101,7 @@ def _replay(name: str | None, told: set[str], given: dict[str, Any]) -> int:
 
 def _judge(file: Path, keep: bool, given: dict[str, Any]) -> int:
     """Somebody's images."""
+    from bench.judge.evaluate import AttackError
     from bench.running.claim import Claim, judge_claim
 
     for option in ("model", "norm", "eps"):
@@ -109,6 +110,10 @@ def _judge(file: Path, keep: bool, given: dict[str, Any]) -> int:
             raise UserError(f"--adversarial needs --{option}, as in {example}: whose images, and within which ball")
     about = {key: value for key, value in given.items() if key not in OF_RECORDS}
     claim = Claim(file, about.pop("norm"), about.pop("eps"), about.pop("claim"))
-    lines, holds = judge_claim(choice_of(about.pop("model"), about), claim, keep)
+    try:
+        lines, holds = judge_claim(choice_of(about.pop("model"), about), claim, keep)
+    except AttackError as error:
+        warn(f"no number: {error}")
+        return 1
     tell("\n".join(lines))
     return 0 if holds else 1

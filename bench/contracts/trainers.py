@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from attacks.noise import Noise
-from bench.contracts.problems import INNER, no_global_randomness, require, small_cnn, stripes, weights
+from bench.contracts.problems import INNER, Broken, no_global_randomness, require, small_cnn, stripes, weights
 from bench.ground.config import build, settings_of
 from bench.subjects.data import Images, augment
 from bench.subjects.fingerprint import fingerprint
 from trainers.contract import Cohort, Trainer, teachers_of
+from trainers.health import TrainingError
 from trainers.loop import Fit, fit
 from trainers.natural import Natural
 from trainers.schedule import Schedule
@@ -59,7 +60,7 @@ def has_a_loss_with_a_gradient(trainer: Trainer) -> None:
     require(
         all(bool(torch.isfinite(one)) for one in losses),
         "a loss is a number",
-        f"on random images it is {[float(one) for one in losses]}; look for log(0), 0 / 0 and exp of large numbers",
+        f"on random images it is {[float(one.detach()) for one in losses]}; look for log(0), 0 / 0 and exp",
     )
     total = torch.stack(losses).sum()
     advice = "compute it from cohort.logits(n, x), not under no_grad, with .item() or .detach()"
@@ -165,14 +166,18 @@ def is_made_again_from_its_settings(trainer: Trainer) -> None:
 
 def learns(trainer: Trainer, least: float = 0.75) -> None:
     """Two classes that lie far apart, in 8 epochs: the loss falls, and `least` are right under small attacks."""
-    _, result = train(trainer, Schedule(epochs=8, batch_size=16, lr=0.02, validation_steps=2, augment=False))
+    promise, advice = "a method learns what is easy", "look at the sign and the size of its loss"
+    try:
+        _, result = train(trainer, Schedule(epochs=8, batch_size=16, lr=0.02, validation_steps=2, augment=False))
+    except TrainingError as error:
+        raise Broken(f"promised: {promise}. But {error}; {advice}") from error
     first, last = result.history[0].loss, result.history[-1].loss
     robust = [snapshot.robust for snapshot in result.last]
     require(
         last < first and all(share > least for share in robust),
-        "a method learns what is easy",
+        promise,
         f"after 8 epochs the loss went from {first:.3g} to {last:.3g}, and of validation images under attack "
-        f"{', '.join(f'{share:.0%}' for share in robust)} are right; look at the sign and the size of its loss",
+        f"{', '.join(f'{share:.0%}' for share in robust)} are right; {advice}",
     )
 
 

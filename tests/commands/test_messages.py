@@ -259,6 +259,14 @@ def weights(content: object) -> Callable[[pytest.MonkeyPatch], None]:
     return before
 
 
+def adversarial(value: float, side: int = 8) -> Callable[[pytest.MonkeyPatch], None]:
+    """x.npy: four images of this one value."""
+    return lambda monkeypatch: np.save("x.npy", np.full((4, 1, side, side), value, np.float32))
+
+
+BALL = "--norm Linf --eps 0.1"
+
+
 def shards(monkeypatch: pytest.MonkeyPatch) -> None:
     write_shards(Path("data/cifar10"), "cifar10", "train", 2)
     Path("data/cifar10/train-00001-of-00002.parquet").unlink()
@@ -475,6 +483,18 @@ CASES = [
     Case("networks without a record", "diff RUN RUN"),
     Case("nothing to verify", "verify table9"),
     Case("verdicts of no record", "verify RUN"),
+    Case("nothing named to verify", "verify"),
+    Case("a claim without its images", "verify RUN --claim 50"),
+    Case("adversarial images without a ball", "verify --adversarial x.npy --model RUN", adversarial(0.5)),
+    Case("adversarial images beside a table", "verify table2 --adversarial x.npy --model RUN", adversarial(0.5)),
+    Case("adversarial images times 255", f"verify --adversarial x.npy --model RUN {BALL}", adversarial(128.0)),
+    Case("adversarial images of another size", f"verify --adversarial x.npy --model RUN {BALL}", adversarial(0.5, 9)),
+    Case("claim beyond 100 %", f"verify --adversarial x.npy --model RUN {BALL} --claim 562", adversarial(0.5)),
+    Case("attack of a module that is not there", "attack RUN my_attacks:Attack --norm Linf --eps 0.1"),
+    Case("attack that is no dataclass", "attack RUN own:Model --norm Linf --eps 0.1"),
+    Case("trainer that is no method", "train mine --dataset digits --recipes mine.toml", lambda monkeypatch: (
+         Path("mine.toml").write_text('[recipes.mine]\ntrainer = "own:Model"\nschedule = { epochs = 1 }\n'), None)[1]),
+    Case("data set of a module without it", "attack RUN fgsm-digits --dataset own:images"),
     Case("unknown list", "list tabels"),
 ]  # fmt: skip
 
