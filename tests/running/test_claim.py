@@ -21,7 +21,7 @@ from bench.ledger.evals import read_eval
 from bench.ledger.folder import Results
 from bench.subjects import data, models
 
-EPS, COUNT = 0.2, 40
+EPS, COUNT = 0.1, 40
 BALL = ["--norm", "Linf", "--eps", str(EPS)]
 
 
@@ -38,7 +38,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         optimizer.step()
     save_file(network.eval().state_dict(), at / "net.safetensors")
     images = loaded.test.head(COUNT)
-    attack = PGD(ThreatModel("Linf", EPS), 10, 0.05)
+    attack = PGD(ThreatModel("Linf", EPS), 10, 0.025)
     x_adv = attack(Target(network), images.x, images.y, Noise(0, images.ids))
     np.save(at / "pgd.npy", x_adv.numpy())
     torch.save(network(images.x).argmax(1) == images.y, at / "right.pt")
@@ -100,7 +100,7 @@ def test_images_in_any_layout_and_format_are_judged_the_same(here, capsys, kind)
         old.unlink()
     code, said = verify(capsys, saved(kind), *BALL)
     assert code == 0 and robust(said) == expected(here) < 80, said
-    assert f"{COUNT} adversarial images, judged within Linf" in said and "farthest: Linf 0.2" in said
+    assert f"{COUNT} adversarial images, judged within Linf" in said and "farthest: Linf 0.1" in said
     assert "outside" not in said and "claim" not in said
 
 
@@ -127,7 +127,7 @@ def test_what_lies_outside_is_counted_and_named_and_never_clipped(here, capsys):
     assert code == 0 and robust(said) == expected(here, spared=5) > expected(here)
     box = ", ".join(str(ids[one]) for one in (0, 1, 2, 4))
     assert f"outside: 4 leave [0, 1], or hold NaN, and count as not attacked: images {box}" in said
-    assert f"outside: 1 leave Linf 0.2, and count as not attacked: images {ids[3]}" in said
+    assert f"outside: 1 leave Linf 0.1, and count as not attacked: images {ids[3]}" in said
 
 
 @pytest.mark.parametrize(
