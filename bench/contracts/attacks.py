@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attacks.contract import Attack
+from attacks.contract import Attack, budget_of
 from attacks.noise import Noise
 from attacks.target import Target
 from bench.contracts.problems import Broken, no_global_randomness, require, saturated_images, small_cnn
@@ -141,6 +141,21 @@ def hides_no_error(attack: Attack) -> None:
     )
 
 
+def spends_no_more_than_it_says(attack: Attack) -> None:
+    """Where it has `passes`, from which times are estimated, no image costs more."""
+    model, x, y = problem((1, 8, 8), 4, 6)
+    budget, target = budget_of(attack, 4), Target(model).counting(len(x))
+    if budget is None:
+        return
+    attack(target, x, y, Noise(0, torch.arange(len(x))))
+    most = tuple(target.passes_per_image.amax(1).tolist())
+    require(
+        most[0] <= budget.forward and most[1] <= budget.backward,
+        f"an image costs at most {budget.forward} forward and {budget.backward} backward passes, as `passes` says",
+        f"one cost {most[0]} and {most[1]}; say more, or leave `passes` out",
+    )
+
+
 def is_made_again_from_its_settings(attack: Attack) -> None:
     """Records hold settings, and `bench verify` makes the attack from them."""
     again: Any = build(type(attack), settings_of(attack), "its settings")
@@ -158,6 +173,7 @@ LAWS: tuple[Callable[[Attack], None], ...] = (
     does_not_see_the_other_images,
     bears_what_cannot_be_fooled,
     hides_no_error,
+    spends_no_more_than_it_says,
     is_made_again_from_its_settings,
 )
 

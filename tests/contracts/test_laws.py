@@ -25,6 +25,7 @@ ATTACKS = [
     ("WritesIntoItsInput", attacks.leaves_all_else_alone, "begin with x.clone"),
     ("HidesErrors", attacks.hides_no_error, "take out the except"),
     ("FoolsNobody", attacks.fools_somebody, "none of 24 fell"),
+    ("SaysLess", attacks.spends_no_more_than_it_says, "one cost 1 and 1"),
     ("Forgets", attacks.is_made_again_from_its_settings, "keep every setting in a field"),
 ]
 METHODS = [

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from attacks.contract import ThreatModel
+from attacks.contract import Budget, ThreatModel
 from attacks.noise import Noise
 from attacks.target import Target
 
@@ -26,6 +26,10 @@ class Corners:
             raise ValueError(f"corners are those of a ball in Linf, not in {self.threat.norm}")
         if self.tries < 1:
             raise ValueError(f"tries = {self.tries}; one or more are needed")
+
+    def passes(self, classes: int) -> Budget:
+        """Optional: what an image costs at most, forward and backward, so that the time of a run can be estimated."""
+        return Budget(1 + self.tries, 0)
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W] in [0, 1], y [N] -> x_adv [N, C, H, W]."""
