@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from attacks.a3 import A3
 from attacks.adapters.autoattack import PyAutoAttack
 from attacks.adapters.foolbox import Foolbox
 from attacks.adapters.torchattacks import TorchAttacks
@@ -20,9 +21,11 @@ from attacks.gaussian import GaussianNoise
 from attacks.jpeg import JPEG
 from attacks.multi_steepest import MSD
 from attacks.pgd import FGSM, MIM, PGD
+from attacks.pma import PMA
 from attacks.pointwise import Pointwise
 from attacks.salt_and_pepper import SaltAndPepper
 from attacks.square import Square
+from attacks.strong import Strong
 
 ATTACKS = {
     "fgsm": FGSM,
@@ -48,4 +51,7 @@ ATTACKS = {
     "autoattack": AutoAttack,
     "msd": MSD,
     "square": Square,
+    "pma": PMA,
+    "a3": A3,
+    "strong": Strong,
 }

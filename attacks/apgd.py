@@ -9,7 +9,7 @@ step size control compares with the start, where theirs compares with 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -20,7 +20,7 @@ from attacks import norms
 from attacks.contract import Budget, ThreatModel
 from attacks.losses import Loss, targeted_dlr
 from attacks.noise import Noise
-from attacks.survivors import Goal, goal_count, goals, on_survivors, packer
+from attacks.survivors import Goal, Order, goal_count, goals, on_survivors, packer
 from attacks.target import Target
 
 MOMENTUM = 0.75  # share of the new step
@@ -34,9 +34,10 @@ class APGD:
     """Auto-PGD, in Linf, L2 or L1.
 
     steps: gradient steps of a run; nothing else needs tuning. restarts: independent runs, on the survivors. loss: "ce",
-    "dlr" or "margin". targets: n >= 1 runs the targeted DLR loss towards each of the n likeliest wrong classes instead
-    (APGD-T; `loss` is then not used). rho: share of the steps that must rise, or the step is halved; in L1 it is left
-    at its default, as nothing uses it. L1 runs begin in balls of 3 and 2 eps. Raises ValueError.
+    "dlr" or "margin". targets: n >= 1 runs the targeted DLR loss towards each of n wrong classes instead (APGD-T;
+    `loss` is then not used), the likeliest or those of `order`, see `attacks.survivors.goals`. rho: share of the steps
+    that must rise, or the step is halved; in L1 it is left at its default, as nothing uses it. L1 runs begin in balls
+    of 3 and 2 eps. Raises ValueError.
     """
 
     closest: ClassVar[bool] = False
@@ -46,6 +47,7 @@ class APGD:
     loss: Literal["ce", "dlr", "margin"] = "ce"
     targets: int = 0
     rho: float = 0.75
+    order: Order = field(default="logits", metadata={"since": 2})
     version: int = 1
 
     def __post_init__(self) -> None:
@@ -69,7 +71,7 @@ class APGD:
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""
         target = target.following(len(x))
-        aims = goals(target, x, y, self.loss, targeted_dlr, self.targets)
+        aims = goals(target, x, y, self.loss, targeted_dlr, self.targets, self.order)
         pairs = [(restart, rank) for restart in range(self.restarts) for rank in range(len(aims))]
         return on_survivors([partial(self._run, aims, *pair) for pair in pairs], target, x, y, noise)
 

@@ -46,6 +46,29 @@ def targeted_margin(logits: Tensor, pair: Tensor) -> Tensor:
     return target - true
 
 
+def likeliest_wrong(logits: Tensor, y: Tensor) -> Tensor:
+    """max_{k != y} p_k: one of the two terms of `probability_margin`."""
+    return _without(logits.softmax(1), y).amax(1)
+
+
+def minus_true(logits: Tensor, y: Tensor) -> Tensor:
+    """-p_y: the other one."""
+    return -logits.softmax(1).gather(1, y[:, None]).squeeze(1)
+
+
+def probability_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """max_{k != y} p_k - p_y; > 0 means fooled (Xie et al. 2025, arXiv:2411.15210). Its gradient weighs a class by its
+    probability, where that of the margin of logits sees two classes only.
+    """
+    p = logits.softmax(1)
+    return _without(p, y).amax(1) - p.gather(1, y[:, None]).squeeze(1)
+
+
+def _without(p: Tensor, y: Tensor) -> Tensor:
+    """Probabilities, with that of the label below all others."""
+    return p.scatter(1, y[:, None], -1.0)
+
+
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Difference of logits ratio, -(z_y - max_{k != y} z_k) / (z_(1) - z_(3)): Croce & Hein 2020, eq. 6.
 

@@ -13,7 +13,9 @@ moves nothing instead of giving NaN.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -24,7 +26,7 @@ from attacks import norms
 from attacks.contract import Budget, ThreatModel
 from attacks.losses import Loss, targeted_margin
 from attacks.noise import Noise
-from attacks.survivors import Goal, goal_count, goals, on_survivors, packer
+from attacks.survivors import Goal, Order, goal_count, goals, on_survivors, packer
 from attacks.target import Target
 
 Start = Literal["uniform", "gaussian", "none"]
@@ -42,7 +44,8 @@ class PGD:
     loss: "ce", "margin" or "bce". targets: 0 is untargeted; n runs the margin towards each of the n classes that the
     model finds likeliest after the true one (loss is then not used). decay: momentum of MIM, 0 is plain PGD.
     l1_pixels: (low, high), in L1 a step is spread over k values, k drawn per image and step. step_schedule:
-    "linear" lets the step fall to 0 over the run, which settles closer to a maximum. Raises ValueError.
+    "linear" and "cosine" let the step fall to 0 over the run, which settles closer to a maximum. order: which classes
+    the targets are, see `attacks.survivors.goals`. Raises ValueError.
     """
 
     closest: ClassVar[bool] = False
@@ -56,7 +59,8 @@ class PGD:
     targets: int = 0
     decay: float = 0.0
     l1_pixels: tuple[int, int] = (5, 20)
-    step_schedule: Literal["constant", "linear"] = "constant"
+    step_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    order: Order = field(default="logits", metadata={"since": 2})
     version: int = 1
 
     def __post_init__(self) -> None:
@@ -78,7 +82,7 @@ class PGD:
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""
         target = target.following(len(x))
-        aims = goals(target, x, y, self.loss, targeted_margin, self.targets)
+        aims = goals(target, x, y, self.loss, targeted_margin, self.targets, self.order)
         pairs = [(restart, rank) for restart in range(self.restarts) for rank in range(len(aims))]
         return on_survivors([partial(self._start, aims, *pair) for pair in pairs], target, x, y, noise)
 
@@ -96,29 +100,40 @@ class PGD:
         """One start towards one goal: a trial of `on_survivors`."""
         loss, goal = aims[rank]
         found, fooled = ascend(self, target, x, y, loss, goal[rows], noise.fork("restart", restart, rank))
-        last = ~fooled  # their last iterate has not been judged yet
-        fooled[last] = target[last].logits(found[last]).argmax(1) != y[last]
+        judge_last(target, found, y, fooled)
         return found, fooled
 
     def length(self, step: int) -> float:
         """Length of a step, counted from 0."""
-        return self.step * (1 - step / self.steps) if self.step_schedule == "linear" else self.step
+        done = step / self.steps
+        falls = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+        return self.step * falls[self.step_schedule]
 
 
 def ascend(
-    pgd: PGD, target: Target, x: Tensor, y: Tensor, loss: Loss, goal: Tensor, noise: Noise
+    pgd: PGD,
+    target: Target,
+    x: Tensor,
+    y: Tensor,
+    loss: Loss | Sequence[Loss],
+    goal: Tensor,
+    noise: Noise,
+    start: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One start: `pgd.steps` steps up `loss(logits, goal)` -> (x_adv like x, dropped [N] bool).
 
-    dropped: the images that were fooled on the way and left (`stop = "first"`); the others end at their last
-    iterate, which the caller judges. Training methods call this directly: they need no verdict.
+    loss: several are ascended one after the other, each for an equal share of the steps. start: like x, where to begin
+    instead of where `pgd.start` says. dropped: the images that were fooled on the way and left (`stop = "first"`); the
+    others end at their last iterate, which the caller judges. Training methods call this directly: they need no
+    verdict.
     """
+    losses = [loss] if callable(loss) else loss
     result, dropped = x.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    work = _Work(pgd, x, y, goal, noise)
+    work = _Work(pgd, x, y, goal, noise, start)
     for step in range(pgd.steps):
         down = torch.zeros(len(work.place), dtype=torch.bool, device=x.device)
-        running = target[work.place]
-        for rows, _, grad, logits in running.gradients(work.x_adv, work.goal, loss):
+        running, now = target[work.place], losses[step * len(losses) // pgd.steps]
+        for rows, _, grad, logits in running.gradients(work.x_adv, work.goal, now):
             if pgd.stop == "first":
                 suspects = logits.argmax(1) != work.y[rows]
                 down[rows] = running[rows].confirm(suspects, work.x_adv[rows], work.y[rows])
@@ -134,6 +149,14 @@ def ascend(
     return result, dropped
 
 
+def judge_last(target: Target, x_adv: Tensor, y: Tensor, fooled: Tensor) -> Tensor:
+    """One pass over the images that are not `fooled` yet ([N] bool, changed in place) -> their logits [n, K]."""
+    last = ~fooled
+    logits = target[last].logits(x_adv[last])
+    fooled[last] = logits.argmax(1) != y[last]
+    return logits
+
+
 def start_point(pgd: PGD, x: Tensor, noise: Noise) -> Tensor:
     """Where `ascend` with this noise begins, like x: for methods whose loss also looks at that point."""
     return _Work(pgd, x, noise.ids, noise.ids, noise).x_adv
@@ -142,7 +165,7 @@ def start_point(pgd: PGD, x: Tensor, noise: Noise) -> Tensor:
 class _Work:
     """The images that still stand: their iterates, and what a step needs. `place` is where they stood in x."""
 
-    def __init__(self, pgd: PGD, x: Tensor, y: Tensor, goal: Tensor, noise: Noise) -> None:
+    def __init__(self, pgd: PGD, x: Tensor, y: Tensor, goal: Tensor, noise: Noise, start: Tensor | None = None) -> None:
         self.pgd, self.noise = pgd, noise
         self.place = torch.arange(len(x), device=x.device)
         self.y, self.goal = y.clone(), goal.clone()
@@ -151,7 +174,7 @@ class _Work:
             self.bounds = [(x - pgd.threat.eps).clamp_min_(0), (x + pgd.threat.eps).clamp_max_(1)]
         else:
             self.bounds = [x.clone()]
-        self.x_adv = self._start(x)
+        self.x_adv = self._start(x) if start is None else self._project(start.clone(), slice(0, len(x)))
 
     def _start(self, x: Tensor) -> Tensor:
         if self.pgd.start == "none":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from attacks.target import Target
 
 Trial = Callable[[Target, Tensor, Tensor, Noise, Tensor], tuple[Tensor, Tensor]]
 Goal = tuple[Loss, Tensor]
+Order = Literal["logits", "nearest"]
+CANDIDATES = 100
 
 
 def on_survivors(trials: Iterable[Trial], target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
@@ -49,15 +52,21 @@ def packer(stays: Tensor) -> Callable[[Tensor], Tensor]:
     return pack
 
 
-def goals(target: Target, x: Tensor, y: Tensor, loss: str, targeted: Loss, targets: int) -> list[Goal]:
+def goals(
+    target: Target, x: Tensor, y: Tensor, loss: str, targeted: Loss, targets: int, order: Order = "logits"
+) -> list[Goal]:
     """What to ascend, one after the other: a loss, and what it compares the logits with.
 
-    targets: 0 is the loss of that name against the label; n is `targeted` towards each of the n classes that the model
-    finds likeliest after the true one, compared with pairs [N, 2] = (label, class).
+    targets: 0 is the loss of that name against the label; n is `targeted` towards each of n classes, compared with
+    pairs [N, 2] = (label, class). order: "logits" takes the classes that the model finds likeliest after the true one,
+    "nearest" those whose boundary a linear model of the network puts nearest, see `nearest_classes`.
     """
     if not targets or len(x) == 0:
         return [(LOSSES[loss], y)]
-    return towards(target.logits(x), y, targeted, targets)
+    if order == "logits":
+        return towards(target.logits(x), y, targeted, targets)
+    classes = nearest_classes(target, x, y)
+    return [(targeted, torch.stack([y, classes[:, rank]], 1)) for rank in range(min(targets, classes.shape[1]))]
 
 
 def goal_count(targets: int, classes: int) -> int:
@@ -67,6 +76,24 @@ def goal_count(targets: int, classes: int) -> int:
 
 def towards(logits: Tensor, y: Tensor, targeted: Loss, targets: int) -> list[Goal]:
     """`goals` for targets >= 1, of the images' logits [N, K]."""
-    order = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)
-    count = min(targets, order.shape[1] - 1)
+    order = _likeliest(logits, y)
+    count = min(targets, order.shape[1])
     return [(targeted, torch.stack([y, order[:, rank]], 1)) for rank in range(count)]
+
+
+def _likeliest(logits: Tensor, y: Tensor) -> Tensor:
+    """logits [N, K] -> the wrong classes, the likeliest first: [N, K - 1]."""
+    return logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)[:, :-1]
+
+
+def nearest_classes(target: Target, x: Tensor, y: Tensor) -> Tensor:
+    """The wrong classes by (z_y - z_j) / ||grad(z_j - z_y)||_1, the least first: [N, m]. Of more than CANDIDATES wrong
+    classes only so many likeliest are looked at. A class without a gradient comes last. Melamed et al. 2024 (MALT),
+    https://arxiv.org/abs/2407.02240, algorithm 1. One forward pass for the candidates, then one and m backward.
+    """
+    candidates = _likeliest(target.logits(x), y)[:, :CANDIDATES]
+    near = torch.full(candidates.shape, torch.inf, device=x.device)
+    for rows, margins, gradients in target.margin_gradients(x, y, candidates):
+        length = gradients.flatten(2).abs().sum(2)
+        near[rows] = torch.where(length > 0, -margins / length, torch.inf).to(near)
+    return candidates.gather(1, near.argsort(dim=1, stable=True))

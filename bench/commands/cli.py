@@ -21,6 +21,7 @@ import click
 from bench.commands import exchange, verifying
 from bench.commands.options import (
     ARCH,
+    AUDIT,
     BATCH,
     COMPILE,
     DATA,
@@ -245,7 +246,7 @@ def train(recipe: str, **given: Any) -> int:
 @click.argument("model")
 @click.argument("attacks", nargs=-1, metavar="[ATTACK ...]")
 @options(*DATA, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, COMPILE, KEEP)
-@options(EPS, NORM, SEED, INDICES, MEAN, STD, NORMALIZATION, RANGE, LABELS, WEIGHTS, WEIGHTS_KEY)
+@options(EPS, NORM, SEED, AUDIT, INDICES, MEAN, STD, NORMALIZATION, RANGE, LABELS, WEIGHTS, WEIGHTS_KEY)
 @click.option("--source", metavar="MODEL", help="Craft the attack on this model instead, and judge it on MODEL.")
 def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
     """Attack MODEL with ATTACK and judge every image; of several attacks the worst case counts.

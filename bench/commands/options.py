@@ -194,6 +194,12 @@ NORM = click.option("--norm", help="Linf, L2 or L1.")
 SEED = click.option("--seed", type=int, default=0, show_default=True, help="Seed of the attack's noise.")
 INDICES = click.option("--indices", type=click.Path(path_type=Path), help="File with test image numbers, one a line.")
 KEEP = click.option("--keep-adversarial", is_flag=True, help="Keep the images that fool, beside their record.")
+AUDIT = click.option(
+    "--audit",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Try AutoAttack on N images that strong leaves standing (its default 300), 0 for none.",
+)
 SEEDS = click.option("--seeds", callback=seeds_of, metavar="0,1,...", help="Training seeds.")
 
 

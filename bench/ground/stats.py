@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtr, ndtri, stdtrit
+from scipy.special import bdtr, betaincinv, ndtri, stdtrit
 
 LEVEL = 0.95
 LEAST_P = 1e-12  # below it a p is not told apart from 0
@@ -49,6 +49,16 @@ def wilson(successes: float, n: float, level: float = LEVEL) -> tuple[float, flo
     half = z / (1 + z * z / n) * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     # at p = 0 and p = 1 the ends are exact, and rounding must not push them out
     return (0.0 if successes == 0 else middle - half), (1.0 if successes == n else middle + half)
+
+
+def clopper_pearson(found: int, n: int, level: float = LEVEL) -> float:
+    """Upper end of the one-sided interval of a binomial share of which `found` of n were seen: with any share above it
+    so few are seen with a chance of 1 - level at most. Clopper & Pearson 1934, https://doi.org/10.1093/biomet/26.4.404.
+    Also where n are drawn from a finite lot without putting back, which only narrows what is seen. Raises ValueError.
+    """
+    if not 0 <= found <= n or n < 1 or not 0 < level < 1:
+        raise ValueError(f"no share: {found} of {n} at level {level}")
+    return 1.0 if found == n else float(betaincinv(found + 1, n - found, level))
 
 
 def _effective_size(robust: NDArray[np.bool_]) -> float:

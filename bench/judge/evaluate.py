@@ -24,6 +24,7 @@ from bench.ground.config import UserError
 from bench.ground.provenance import Cost
 from bench.judge import signs
 from bench.judge.inputs import of_inputs
+from bench.ledger.audits import Audit
 from bench.subjects.blank import Blank
 from bench.subjects.data import Images, check_images
 from bench.subjects.fingerprint import fingerprint
@@ -53,13 +54,15 @@ class Crafted:
 class Verdicts:
     """One row per image (the columns of `EvalRecord.images`), the adversarial images [N, C, H, W], and the cost.
 
-    signs: phrases that say why the number may be too high, see `bench.judge.signs`.
+    signs: phrases that say why the number may be too high, see `bench.judge.signs`. audit: where there was one, see
+    `bench.judge.audit`; what it broke is in the table.
     """
 
     table: pd.DataFrame
     x_adv: Tensor
     cost: Cost
     signs: tuple[str, ...] = field(default=(), kw_only=True)
+    audit: Audit | None = field(default=None, kw_only=True)
 
     @property
     def clean_accuracy(self) -> float:

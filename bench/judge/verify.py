@@ -28,6 +28,7 @@ from attacks.contract import Attack, ThreatModel, in_box, inside
 from attacks.norms import distance
 from attacks.target import ModelError
 from bench.ground.config import UserError, build
+from bench.judge.audit import again
 from bench.judge.evaluate import DISTANCES, Verdicts, craft, evaluate
 from bench.judge.union import common_threat, evaluate_union
 from bench.ledger import adversarial, ids, plan
@@ -238,6 +239,8 @@ class _Replay:
         if record.source is not None and attack is not None:
             source = self._load(record.source.run_id, record.source.weights_sha256)
             return craft(source, attack, some, classes, name=record.attack, **given).x_adv
+        if record.audit is not None and attack is not None:
+            return again(self.network, attack, record.audit, some, classes, name=record.attack, **given).cpu()
         return evaluate(self.network, attack, some, classes, name=record.attack, **given).x_adv.cpu()
 
     @property

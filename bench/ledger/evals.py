@@ -15,6 +15,7 @@ from bench.ground.config import UserError
 from bench.ground.files import dump, parse, write_atomic
 from bench.ground.plain import read_plain
 from bench.ground.provenance import Cost, Provenance, check_cost
+from bench.ledger.audits import Audit
 from bench.ledger.folder import Results, Source, broken, own
 from bench.ledger.ids import check_seed
 from bench.ledger.named import is_closest
@@ -35,7 +36,8 @@ class EvalHead:
     the images that each of them broke. adversarial_sha256: of the file with the images that fool, None where none is.
     signs: what the judge saw that speaks against the number; [] in records of before it looked. reading: how images of
     one's own were read, such as {"size": 256, "crop": 224}, where that was asked for. outside: of an attack that is not
-    this repository's, what the id was hashed of beside its settings: its name there, version, package and code.
+    this repository's, what the id was hashed of beside its settings: its name there, version, package and code. audit: of the
+    number, where the attack has one.
     """
 
     run_id: str
@@ -56,6 +58,7 @@ class EvalHead:
     signs: list[str] = field(default_factory=list, kw_only=True)
     reading: dict[str, str | int] | None = field(default=None, kw_only=True, metadata={"since": 2})
     outside: dict[str, str | int | bool] | None = field(default=None, kw_only=True, metadata={"since": 3})
+    audit: Audit | None = field(default=None, kw_only=True, metadata={"since": 3})
 
     def __post_init__(self) -> None:
         if self.norm not in ("none", "own", "Linf", "L2", "L1", "L0") or not 0 <= self.eps < float("inf"):

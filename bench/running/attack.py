@@ -19,7 +19,8 @@ from bench.ground.config import UserError
 from bench.ground.files import make_folder
 from bench.ground.provenance import provenance
 from bench.ground.stats import foresight, wilson
-from bench.judge.evaluate import DISTANCES, Verdicts, check_transfer, craft, evaluate
+from bench.judge.audit import evaluate_audited
+from bench.judge.evaluate import DISTANCES, Verdicts, check_transfer, craft
 from bench.judge.union import common_threat, evaluate_union
 from bench.ledger import adversarial, budgets, ids
 from bench.ledger.evals import EvalRecord, read_eval, write_eval
@@ -51,6 +52,7 @@ class How:
     assignments: tuple[str, ...] = ()
     keep_adversarial: bool = False
     keep: bool = True
+    audit: int | None = None
 
 
 class Part(NamedTuple):
@@ -94,7 +96,7 @@ def attack_model(choice: Choice, attacks: tuple[str, ...], how: How, say: Callab
     and with a line as each of several attacks ends.
     """
     device, loaded = choose_device(choice.device), choice.load()
-    catalog = Catalog(how.recipes, how.assignments)
+    catalog = _catalog(attacks, how)
     parts = catalog.parts(attacks)
     chosen = _choose_attacks(catalog, parts, how.eps, how.norm and choose_norm(how.norm), say)
     catalog.check_assignments()
@@ -157,10 +159,11 @@ class _Job:
             made_on: dict[str, Any] = {"name": name, "blank": origin.blank, **self.given}
             crafted = craft(on, check_transfer(name, attack), self.images, classes, **made_on)
         given: dict[str, Any] = {"name": name, "crafted": crafted, "blank": self.subject.blank, **self.given}
-        verdicts = evaluate(network, attack, self.images, classes, **given)
+        verdicts = evaluate_audited(network, attack, self.images, classes, **given)
         threat = ThreatModel("own", 0) if attack is None else attack.threat
         record = self._write(name, eval_id, resolved, threat, verdicts, source=source)
         lines = [f"{name}: {budgets.budget(resolved)}; {len(self.images)} images", *_verdict_lines(name, verdicts)]
+        lines += _audit_lines(attack, verdicts)
         if threat.norm in DISTANCES:
             farthest = verdicts.table[threat.norm.lower()].max()
             lines.append(f"max {threat.norm} perturbation: {farthest:.5f} (eps {threat.eps:.5f})")
@@ -190,6 +193,7 @@ class _Job:
         lines = (
             f"{name}: worst case of {len(own)} attacks; {len(self.images)} images",
             *_verdict_lines(name, found),
+            *(f"{part} among others: not audited" for part, attack in own.items() if getattr(attack, "audit", 0)),
             *self._whence(record),
         )
         return _Done(found, tuple(done), record, lines)
@@ -260,6 +264,7 @@ class _Job:
             signs=list(verdicts.signs),
             reading=self.dataset.reading,
             outside=for_record(resolved),
+            audit=verdicts.audit,
             **more,
         )
         return write_eval(self.folder, record)
@@ -267,6 +272,17 @@ class _Job:
     def _whence(self, record: Path | None) -> list[str]:
         """Where the images came from, and where the record is."""
         return [f"data: {self.dataset.source}", *([] if record is None else [f"record: {record}"])]
+
+
+def _catalog(attacks: tuple[str, ...], how: How) -> Catalog:
+    """Of the settings asked for. Raises UserError for an audit of attacks that have none."""
+    catalog = Catalog(how.recipes, how.assignments)
+    if how.audit is None:
+        return catalog
+    names = [name for name in catalog.parts(attacks) if hasattr(catalog.attack(name)[0], "audit")]
+    if not names:
+        raise UserError(f"--audit is for attacks that are audited, such as strong, not for {', '.join(attacks)}")
+    return Catalog(how.recipes, (*how.assignments, *(f"{name}.audit={how.audit}" for name in names)))
 
 
 def _images_of(catalog: Catalog, attacks: tuple[str, ...], most: int) -> int:
@@ -312,4 +328,16 @@ def _verdict_lines(name: str, verdicts: Verdicts) -> list[str]:
         "images that were right fall",
         f"passes: {cost.forward_passes} forward, {cost.backward_passes} backward",
         *(f"sign: {words}" for words in verdicts.signs),
+    ]
+
+
+def _audit_lines(attack: Attack | None, verdicts: Verdicts) -> list[str]:
+    """What the audit says of the number, or that there was none; nothing where an attack has no audit."""
+    audit = verdicts.audit
+    if audit is None:
+        return ["audit: left out, so how much this number is too high is open"] if hasattr(attack, "audit") else []
+    forward, backward = (passes / max(1, audit.standing) for passes in audit.attack_passes)
+    return [
+        f"passes for an image that stands: {forward:.0f} forward, {backward:.0f} backward before the audit",
+        f"audit: {audit.words(len(verdicts.table))}",
     ]

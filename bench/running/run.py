@@ -24,7 +24,8 @@ from bench.ground.pace import Pace
 from bench.ground.progress import Progress
 from bench.ground.provenance import provenance
 from bench.ground.stats import foresight
-from bench.judge.evaluate import Crafted, Verdicts, check_transfer, craft, evaluate
+from bench.judge.audit import evaluate_audited
+from bench.judge.evaluate import Crafted, Verdicts, check_transfer, craft
 from bench.ledger import adversarial, plan, planning
 from bench.ledger.errors import ErrorRecord, clear_error, write_error
 from bench.ledger.evals import EvalRecord, write_eval
@@ -334,7 +335,7 @@ class TableRun:
         model, run = registry.load(self.results, cell.run_id, self._archs(cell.training))
         attack, _ = self.attacks[cell.column_attack]
         source, crafted = (None, None) if cell.source_run_id is None else self._craft(cell.source_run_id, cell)
-        verdicts = evaluate(
+        verdicts = evaluate_audited(
             model.to(self.device),
             attack,
             self.images,
@@ -394,6 +395,7 @@ class TableRun:
             signs=list(verdicts.signs),
             reading=self.dataset.reading,
             outside=for_record(resolved),
+            audit=verdicts.audit,
         )
 
     def _check_spec(self, spec: TableSpec) -> None:

@@ -29,9 +29,19 @@ from bench.tables.compare import Robust, between_rows
 
 COLUMNS = [
     "table", "row", "column", "seeds", "n", "accuracy", "low", "high", "seed_spread",
-    "state", "error", "run_ids", "broken_by", "health", "trust", "reach", *COMPARED,
+    "state", "error", "run_ids", "broken_by", "health", "trust", "reach", "audit", *COMPARED,
 ]  # fmt: skip
 TRUST = ("ok", UNKNOWN := "not diagnosed", "doubtful", "masked")  # the worst last
+
+
+class Audited(NamedTuple):
+    """What audits leave open of a number, a mean over its seeds. below: how much lower at most the auditor would make
+    it, in [0, 1]; saved: share of the auditor's passes; told: one sentence for each seed, also where there was none.
+    """
+
+    below: float
+    saved: float
+    told: list[str]
 
 
 class Broken(NamedTuple):
@@ -50,7 +60,8 @@ def table(plan: Plan, results: Results) -> pd.DataFrame:
     state: "ok", or "missing", "error", "stale", and then there are no numbers and `error` says why. broken_by: for
     a union a list of Broken. health: run id -> what is wrong with a network behind the number, {} if nothing is.
     trust: that of the row, see `trust`. reach: how far the farthest adversarial image lies, as a share of the radius;
-    of several networks the least; NaN where there is no distance. The last columns are of `compare.between_rows`, NaN
+    of several networks the least; NaN where there is no distance. audit: Audited, None where the attack has no audit.
+    The last columns are of `compare.between_rows`, NaN
     or None where there is nothing to compare. Raises UserError for a broken record.
     """
     return table_and_verdicts(plan, results)[0]
@@ -64,7 +75,7 @@ def table_and_verdicts(plan: Plan, results: Results) -> tuple[pd.DataFrame, dict
     frame = pd.DataFrame(lines, columns=COLUMNS)
     numbers = dict.fromkeys(("accuracy", "low", "high", "seed_spread", "reach", *COMPARED[:-1]), "float64")
     frame = frame.astype({"seeds": "int64", "n": "Int64"} | numbers)
-    for name in ("error", "broken_by", "health", "trust", "best"):
+    for name in ("error", "broken_by", "health", "trust", "audit", "best"):
         frame[name] = pd.Series([line.get(name) for line in lines], dtype=object)  # None stays None
     return frame, cells
 
@@ -170,9 +181,23 @@ def _line(
     line |= {"n": value.n, "accuracy": value.value, "low": value.low, "high": value.high, "seed_spread": spread}
     if column in found:
         line["reach"] = min(_reach(one.record) for one in found[column] if one.record is not None)
+        line["audit"] = _audited([one.record for one in found[column] if one.record is not None])
     if column in plan.unions:
         line["broken_by"] = _broken_by(plan, plan.unions[column], found)
     return line, verdicts
+
+
+def _audited(records: Sequence[EvalRecord]) -> Audited | None:
+    """Of one column, over its seeds. Where one was not audited, nothing is known of the mean."""
+    if not any("audit" in record.settings for record in records):
+        return None
+    told, below, saved = [], [], []
+    for record in records:
+        one, n = record.audit, len(record.images)
+        told.append("not audited" if one is None else one.words(n))
+        below.append(nan if one is None else one.bound * one.standing / n)
+        saved.append(nan if one is None else one.saved)
+    return Audited(float(np.mean(below)), float(np.mean(saved)), told)
 
 
 def _reach(record: EvalRecord) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from bench.ledger.named import unlike_suite
 from bench.ledger.plan import Plan
 from bench.tables import latex
 from bench.tables.compare import COLUMNS as COMPARED
-from bench.tables.notation import ABOVE, BELOW, SICK, TIED, percent, signs
+from bench.tables.notation import ABOVE, BELOW, SICK, TIED, audit_words, percent, signs
 
 COMPARED_POINTS = ["difference_points", "difference_low_points", "difference_high_points"]
 
@@ -135,7 +136,7 @@ def _cell(line: dict[Any, Any]) -> str:
     n = int(line["n"])
     value, low, high = (percent(line[name], n) for name in ("accuracy", "low", "high"))
     spread = f" sd {percent(line['seed_spread'], n)}" if line["seeds"] > 1 else ""
-    return " ".join([f"{value} [{low}, {high}]{spread}", *signs(line)])
+    return " ".join([f"{value} [{low}, {high}]{spread}", *audit_words(line), *signs(line)])
 
 
 def notes_of(plan: Plan, frame: pd.DataFrame) -> list[str]:
@@ -155,6 +156,7 @@ def notes_of(plan: Plan, frame: pd.DataFrame) -> list[str]:
         notes.append(f"Note: {plan.note}")
     notes += _unlike_suite(plan)
     notes += [note for column in plan.unions if (note := _broken_by(column, frame))]
+    notes += [note for column in plan.columns if (note := _audits(plan, column, frame))]
     sick = {run_id: words for health in frame["health"] for run_id, words in health.items()}
     notes += [f"{SICK} {run_id}: {words}." for run_id, words in sick.items()]
     if said := [f"{row}: {words}" for row, words in _trusted(frame).items() if words]:
@@ -211,6 +213,16 @@ def _broken_by(column: str, frame: pd.DataFrame) -> str:
     return f"{head} that broke them, and by it only: {'; '.join(rows)}." if rows else ""
 
 
+def _audits(plan: Plan, column: str, frame: pd.DataFrame) -> str:
+    """What the audits of a column found, row by row; nothing where it has none."""
+    rows = [line for line in frame[frame["column"] == column].to_dict("records") if line["audit"]]
+    told = []
+    for line in rows:
+        seeds = [f"seed {seed}: " if len(plan.seeds) > 1 else "" for seed in plan.seeds]
+        told += [f"{line['row']}: {seed}{words}" for seed, words in zip(seeds, line["audit"].told, strict=True)]
+    return f"Audit of {column}: {'; '.join(told)}." if told else ""
+
+
 def _recipes(plan: Plan) -> list[str]:
     """ "ard-digits (20 epochs, teacher at-digits)"."""
     words = []
@@ -246,7 +258,10 @@ def _csv(plan: Plan, frame: pd.DataFrame) -> str:
     tidy[COMPARED_POINTS] *= 100
     tidy[["p_baseline", "p_best"]] = tidy[["p_baseline", "p_best"]].map("{:.3g}".format).replace("nan", "")
     tidy["health"] = ["; ".join(f"{run_id}: {words}" for run_id, words in sick.items()) for sick in frame["health"]]
-    columns = ["table", "row", "column", "n", "seeds", *(f"{name}_percent" for name in shares)]
+    audits = {} if frame["audit"].isna().all() else {"audit_points": "below", "audit_saved_percent": "saved"}
+    for name, of in audits.items():
+        tidy[name] = [nan if one is None else 100 * getattr(one, of) for one in frame["audit"]]
+    columns = ["table", "row", "column", "n", "seeds", *(f"{name}_percent" for name in shares), *audits]
     columns += ["state", "error", "run_ids", "health", "trust", *COMPARED_POINTS, "p_baseline", "p_best", "best"]
     # four decimals: far below one image, and no digits that only floating point knows
     return to_csv(tidy[columns], float_format="%.4f")

@@ -180,6 +180,8 @@ def _about_number(plan: Plan, line: Mapping[Any, Any]) -> list[Line]:
     if line["broken_by"]:
         told = [f"{part} {first} ({only} by it only)" for part, first, only in line["broken_by"]]
         lines.append(Line("First broken by", ", ".join(told)))
+    if line["audit"]:
+        lines.append(Line("Audit", "; ".join(line["audit"].told)))
     return lines + _compared(plan, line) + [Line("Mark (!)", f"{k}: {words}") for k, words in line["health"].items()]
 
 
@@ -215,6 +217,8 @@ def _about_attack(record: EvalRecord) -> list[Line]:
         lines.append(Line("Crafted on", record.source.run_id))
     if record.adversarial_sha256 is not None:
         lines.append(Line("Kept images, SHA-256", record.adversarial_sha256, code=True))
+    if record.audit is not None:
+        lines.append(Line("Audit", record.audit.words(n)))
     return lines + [Line("Sign", words) for words in record.signs]
 
 
