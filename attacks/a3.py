@@ -5,9 +5,9 @@ one class (Tashiro et al. 2020, https://arxiv.org/abs/2003.06878), and ascends t
 0 along a cosine. Later rounds are for images whose margin earlier ones brought near 0.
 
 Differs from A3 where images see each other there. It goes on with the share of images that have the least margins;
-here an image goes on to round r of R if at most 1 - r / R of the margin that it has without an attack is left. It learns
-the direction of the start from images that fell; here the sign of its label is given, and which class it leads to is
-learned from how near the image's own earlier rounds came to each.
+here an image goes on to round r of R if at most 1 - r / R of the margin that it has without an attack is left. It
+learns the direction of the start from images that fell; here the sign of its label is given, and which class it leads
+to is learned from how near the image's own earlier rounds came to each.
 """
 
 from __future__ import annotations

@@ -16,8 +16,11 @@ from attacks.apgd import APGD
 from attacks.autoattack import AutoAttack, worst_case
 from attacks.contract import Attack, ThreatModel
 from attacks.noise import Noise
+from attacks.pgd import PGD
 from attacks.pma import PMA
 from attacks.target import Target
+
+TARGETS = 3
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,9 @@ class Strong:
     def parts(self) -> tuple[Attack, ...]:
         """Its attacks in their order."""
         if self.threat.norm == "L1":
-            return (APGD(self.threat), APGD(self.threat, targets=3, order="nearest"))
-        return (PMA(self.threat), A3(self.threat))
+            return (APGD(self.threat), APGD(self.threat, targets=TARGETS, order="auto"))
+        targeted = PGD(self.threat, 100, self.threat.eps, step_schedule="cosine", targets=TARGETS, order="auto")
+        return (PMA(self.threat), targeted, A3(self.threat))
 
     @property
     def audited_by(self) -> Attack:

@@ -14,8 +14,9 @@ from attacks.target import Target
 
 Trial = Callable[[Target, Tensor, Tensor, Noise, Tensor], tuple[Tensor, Tensor]]
 Goal = tuple[Loss, Tensor]
-Order = Literal["logits", "nearest"]
-CANDIDATES = 100
+Order = Literal["logits", "nearest", "auto"]
+CANDIDATES = 100  # of MALT
+MANY = 100  # classes from which the order of targets is worth its gradients
 
 
 def on_survivors(trials: Iterable[Trial], target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
@@ -59,14 +60,15 @@ def goals(
 
     targets: 0 is the loss of that name against the label; n is `targeted` towards each of n classes, compared with
     pairs [N, 2] = (label, class). order: "logits" takes the classes that the model finds likeliest after the true one,
-    "nearest" those whose boundary a linear model of the network puts nearest, see `nearest_classes`.
+    "nearest" those whose boundary a linear model of the network puts nearest, see `nearest_classes`; "auto" is that from
+    MANY classes on.
     """
     if not targets or len(x) == 0:
         return [(LOSSES[loss], y)]
-    if order == "logits":
-        return towards(target.logits(x), y, targeted, targets)
-    classes = nearest_classes(target, x, y)
-    return [(targeted, torch.stack([y, classes[:, rank]], 1)) for rank in range(min(targets, classes.shape[1]))]
+    logits = target.logits(x)
+    if order == "logits" or (order == "auto" and logits.shape[1] < MANY):
+        return towards(logits, y, targeted, targets)
+    return _pairs(y, nearest_classes(target, x, y, logits), targeted, targets)
 
 
 def goal_count(targets: int, classes: int) -> int:
@@ -76,24 +78,27 @@ def goal_count(targets: int, classes: int) -> int:
 
 def towards(logits: Tensor, y: Tensor, targeted: Loss, targets: int) -> list[Goal]:
     """`goals` for targets >= 1, of the images' logits [N, K]."""
-    order = _likeliest(logits, y)
-    count = min(targets, order.shape[1])
-    return [(targeted, torch.stack([y, order[:, rank]], 1)) for rank in range(count)]
+    return _pairs(y, likeliest(logits, y), targeted, targets)
 
 
-def _likeliest(logits: Tensor, y: Tensor) -> Tensor:
+def likeliest(logits: Tensor, y: Tensor) -> Tensor:
     """logits [N, K] -> the wrong classes, the likeliest first: [N, K - 1]."""
     return logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)[:, :-1]
 
 
-def nearest_classes(target: Target, x: Tensor, y: Tensor) -> Tensor:
-    """The wrong classes by (z_y - z_j) / ||grad(z_j - z_y)||_1, the least first: [N, m]. Of more than CANDIDATES wrong
-    classes only so many likeliest are looked at. A class without a gradient comes last. Melamed et al. 2024 (MALT),
-    https://arxiv.org/abs/2407.02240, algorithm 1. One forward pass for the candidates, then one and m backward.
+def nearest_classes(target: Target, x: Tensor, y: Tensor, logits: Tensor) -> Tensor:
+    """The wrong classes by (z_y - z_j) / ||grad(z_j - z_y)||_1, the least first: [N, m]. logits [N, K]: of x. Of more
+    than CANDIDATES wrong classes only so many likeliest are looked at. A class without a gradient comes last. Melamed
+    et al. 2024 (MALT), https://arxiv.org/abs/2407.02240, algorithm 1. One forward and m backward passes.
     """
-    candidates = _likeliest(target.logits(x), y)[:, :CANDIDATES]
+    candidates = likeliest(logits, y)[:, :CANDIDATES]
     near = torch.full(candidates.shape, torch.inf, device=x.device)
     for rows, margins, gradients in target.margin_gradients(x, y, candidates):
         length = gradients.flatten(2).abs().sum(2)
         near[rows] = torch.where(length > 0, -margins / length, torch.inf).to(near)
     return candidates.gather(1, near.argsort(dim=1, stable=True))
+
+
+def _pairs(y: Tensor, classes: Tensor, targeted: Loss, targets: int) -> list[Goal]:
+    """The loss towards the first so many of the classes [N, m], one goal for each."""
+    return [(targeted, torch.stack([y, classes[:, rank]], 1)) for rank in range(min(targets, classes.shape[1]))]

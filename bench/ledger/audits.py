@@ -13,8 +13,8 @@ class Audit:
     """A dearer attack on a random sample of the images that an attack left standing.
 
     auditor: its name; parts: those that it is the worst case of. standing: images that stood before it; sample: how
-    many of them it was tried on. found: part -> how many of the sample it broke. broken_by: part -> the ids of all images
-    that it broke: of the sample, and then of the rest, on which the parts that had found something were run.
+    many of them it was tried on. found: part -> how many of the sample it broke. broken_by: part -> the ids of all
+    images that it broke: of the sample, and then of the rest, on which the parts that had found something were run.
     attack_passes, audit_passes, rest_passes: [forward, backward] of the attack on the images that stood, of the auditor
     on the sample, and of those parts on the rest, each summed over images.
     """

@@ -25,6 +25,8 @@ def budget(attack: Mapping[str, Any], at: float | None = None) -> str:
         words.append(f"{settings['steps']} step{'s' if settings['steps'] != 1 else ''}{step}")
     if (settings.get("restarts") or 1) > 1:
         words.append(f"{settings['restarts']} restarts")
+    if "audit" in settings:
+        words.append(f"audit of {settings['audit']}" if settings["audit"] else "no audit")
     return ", ".join(words) or "see the attack's settings"
 
 
