@@ -80,7 +80,7 @@ class A3:
             climb, target[left], x[left], y[left], margin, y[left], noise[left], found[left]
         )
         left = left[~fooled[left]]
-        reached[left] = _ahead(judge_last(target, found, y, fooled), y[left])
+        reached[left] = _ahead(judge_last(target, found, y, fooled).to(reached), y[left])
         return found, fooled, reached
 
 

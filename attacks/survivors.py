@@ -60,8 +60,8 @@ def goals(
 
     targets: 0 is the loss of that name against the label; n is `targeted` towards each of n classes, compared with
     pairs [N, 2] = (label, class). order: "logits" takes the classes that the model finds likeliest after the true one,
-    "nearest" those whose boundary a linear model of the network puts nearest, see `nearest_classes`; "auto" is that from
-    MANY classes on.
+    "nearest" those whose boundary a linear model of the network puts nearest, see `nearest_classes`; "auto" is that
+    from MANY classes on.
     """
     if not targets or len(x) == 0:
         return [(LOSSES[loss], y)]

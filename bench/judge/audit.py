@@ -20,7 +20,9 @@ from bench.ground.provenance import Cost
 from bench.judge.evaluate import Verdicts, evaluate
 from bench.judge.union import PASSES, Union, evaluate_union
 from bench.ledger.audits import Audit
+from bench.subjects.blank import Blank
 from bench.subjects.data import Images
+from bench.subjects.quick import AS_IT_IS
 
 
 def evaluate_audited(
@@ -30,11 +32,12 @@ def evaluate_audited(
 
     given: its other arguments. Images that were crafted on another network are not audited. Errors as there.
     """
+    given["blank"] = given.get("blank") or Blank(model)
     verdicts = evaluate(model, attack, images, classes, name=name, seed=seed, **given)
     size = getattr(attack, "audit", 0)
     if attack is None or not size or given.get("crafted") is not None:
         return verdicts
-    same = {"seed": seed, "look": False} | {key: given[key] for key in ("run", "blank") if key in given}
+    same = {"seed": seed, "run": given.get("run", AS_IT_IS), "blank": given["blank"], "look": False}
 
     def ask(parts: dict[str, Attack], places: Tensor) -> Union | None:
         return evaluate_union(model, parts, images.take(places), classes, **same) if parts and len(places) else None

@@ -88,6 +88,7 @@ class Audit:
             by = ", ".join(f"{part} {count}" for part, count in self.found.items() if count)
             head += f" ({by}); run on the others too, these break {self.fallen - self.broken} more"
         open_, points = self.bound, 100 * self.bound * self.standing / images
-        told = f"with 95 % confidence it would break at most {open_:.2%} of them more ({points:.2f} points of accuracy)"
+        told = f"with 95 % confidence it would break at most {100 * open_:.2f} % of them more"
+        told += f" ({points:.2f} points of accuracy)"
         told = "nothing is left open" if open_ == 0 else told
-        return f"{head}; {told}; {max(0.0, self.saved):.0%} of its passes saved"
+        return f"{head}; {told}; {100 * max(0.0, self.saved):.0f} % of its passes saved"
