@@ -60,6 +60,8 @@ class Audit:
         left = len(self.parts) - len(self.found_by)
         if self.sample == self.standing or left == 0:
             return 0.0
+        if self.sample == 0:
+            return 1.0
         m = len(self.parts)
         chance = (1 - LEVEL) / (comb(m, m // 2) + 1 if self.broken else 1)
         return clopper_pearson(0, self.sample, 1 - chance)
@@ -87,8 +89,10 @@ class Audit:
         if self.broken:
             by = ", ".join(f"{part} {count}" for part, count in self.found.items() if count)
             head += f" ({by}); run on the others too, these break {self.fallen - self.broken} more"
-        open_, points = self.bound, 100 * self.bound * self.standing / images
-        told = f"with 95 % confidence it would break at most {100 * open_:.2f} % of them more"
-        told += f" ({points:.2f} points of accuracy)"
-        told = "nothing is left open" if open_ == 0 else told
+        if (left := self.bound) == 0:
+            told = "nothing is left open"
+        else:
+            points = 100 * left * self.standing / images
+            told = f"with 95 % confidence it would break at most {100 * left:.2f} % of them more"
+            told += f" ({points:.2f} points of accuracy)"
         return f"{head}; {told}; {100 * max(0.0, self.saved):.0f} % of its passes saved"
