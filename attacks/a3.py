@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attacks.contract import ThreatModel
+from attacks.contract import Budget, ThreatModel
 from attacks.losses import margin
 from attacks.noise import Noise
 from attacks.pgd import PGD, ascend, judge_last
@@ -46,6 +46,11 @@ class A3:
             raise ValueError(f"A3 works in Linf and L2, not in {self.threat.norm}")
         if self.steps < 1 or self.rounds < 1:
             raise ValueError(f"A3 needs steps and rounds >= 1; got steps = {self.steps}, rounds = {self.rounds}")
+
+    def passes(self, classes: int) -> Budget:
+        """See `attacks.contract.Budget`; an image whose margin stays where it was is given up after the first round."""
+        gradients = START + self.steps
+        return Budget(1 + self.rounds * (gradients + 1), self.rounds * gradients)
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""

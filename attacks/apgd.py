@@ -20,7 +20,7 @@ from attacks import norms
 from attacks.contract import Budget, ThreatModel
 from attacks.losses import Loss, targeted_dlr
 from attacks.noise import Noise
-from attacks.survivors import Goal, Order, goal_count, goals, on_survivors, packer
+from attacks.survivors import Goal, Order, goal_count, goal_passes, goals, on_survivors, packer
 from attacks.target import Target
 
 MOMENTUM = 0.75  # share of the new step
@@ -66,7 +66,8 @@ class APGD:
         stages = [share for _, share in L1_RADII] if self.threat.norm == "L1" else [1.0]
         climbs = sum(max(1, round(share * self.steps)) + 1 for share in stages)
         gradients = self.restarts * goal_count(self.targets, classes) * climbs
-        return Budget(gradients + (self.targets > 0), gradients)
+        forward, backward = goal_passes(self.targets, classes, self.order)
+        return Budget(gradients + forward, gradients + backward)
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""

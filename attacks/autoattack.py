@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from attacks.apgd import APGD
-from attacks.contract import Attack, Budget, ThreatModel, budget_of
+from attacks.contract import Attack, Budget, ThreatModel, in_turn
 from attacks.fab import FAB
 from attacks.noise import Noise
 from attacks.norms import per_image
@@ -58,8 +58,7 @@ class AutoAttack:
 
     def passes(self, classes: int) -> Budget:
         """See `attacks.contract.Budget`."""
-        found = [budget for part in self.parts if (budget := budget_of(part, classes))]
-        return Budget(sum(one.forward + 1 for one in found), sum(one.backward for one in found))
+        return in_turn(self.parts, classes)
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""

@@ -6,6 +6,7 @@ to each image. It returns images; nobody believes them before `bench.judge.evalu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
@@ -125,6 +126,12 @@ def budget_of(attack: Attack, classes: int) -> Budget | None:
     """What it spends on an image at most, on a network of so many classes; None where it does not say."""
     found: Budget | None = attack.passes(classes) if hasattr(attack, "passes") else None
     return found
+
+
+def in_turn(parts: Sequence[Attack], classes: int) -> Budget:
+    """Of attacks one after the other, each on what stands: a pass more of each says what that is."""
+    found = [budget for part in parts if (budget := budget_of(part, classes))]
+    return Budget(sum(one.forward + 1 for one in found), sum(one.backward for one in found))
 
 
 def inside(attack: Attack, x: Tensor, x_adv: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from attacks import norms
 from attacks.contract import Budget, ThreatModel
 from attacks.losses import Loss, targeted_margin
 from attacks.noise import Noise
-from attacks.survivors import Goal, Order, goal_count, goals, on_survivors, packer
+from attacks.survivors import Goal, Order, goal_count, goal_passes, goals, on_survivors, packer
 from attacks.target import Target
 
 Start = Literal["uniform", "gaussian", "none"]
@@ -77,7 +77,9 @@ class PGD:
     def passes(self, classes: int) -> Budget:
         """See `attacks.contract.Budget`."""
         starts = self.restarts * goal_count(self.targets, classes)
-        return Budget(starts * (self.steps + 1) + (self.targets > 0), starts * self.steps, self.stop == "first")
+        forward, backward = goal_passes(self.targets, classes, self.order)
+        forward, backward = forward + starts * (self.steps + 1), backward + starts * self.steps
+        return Budget(forward, backward, self.stop == "first")
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""

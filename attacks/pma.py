@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from attacks.contract import ThreatModel
+from attacks.contract import Budget, ThreatModel
 from attacks.losses import Loss, likeliest_wrong, minus_true, probability_margin
 from attacks.noise import Noise
 from attacks.pgd import PGD, ascend, judge_last
@@ -44,6 +44,11 @@ class PMA:
             raise ValueError(
                 f"PMA needs steps >= 2 and restarts >= 1; got steps = {self.steps}, restarts = {self.restarts}"
             )
+
+    def passes(self, classes: int) -> Budget:
+        """See `attacks.contract.Budget`."""
+        runs = self.restarts * len(TERMS)
+        return Budget(runs * (self.steps + 1), runs * self.steps)
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""

@@ -14,7 +14,7 @@ from attacks.a3 import A3
 from attacks.adapters.autoattack import PyAutoAttack
 from attacks.apgd import APGD
 from attacks.autoattack import AutoAttack, worst_case
-from attacks.contract import Attack, ThreatModel
+from attacks.contract import Attack, Budget, ThreatModel, in_turn
 from attacks.noise import Noise
 from attacks.pgd import PGD
 from attacks.pma import PMA
@@ -50,6 +50,10 @@ class Strong:
             return (APGD(self.threat), APGD(self.threat, targets=TARGETS, order="auto"))
         targeted = PGD(self.threat, 100, self.threat.eps, step_schedule="cosine", targets=TARGETS, order="auto")
         return (PMA(self.threat), targeted, A3(self.threat))
+
+    def passes(self, classes: int) -> Budget:
+        """See `attacks.contract.Budget`; without the audit, which is the judge's."""
+        return in_turn(self.parts, classes)
 
     @property
     def audited_by(self) -> Attack:

@@ -76,6 +76,14 @@ def goal_count(targets: int, classes: int) -> int:
     return min(targets, classes - 1) if targets else 1
 
 
+def goal_passes(targets: int, classes: int, order: Order = "logits") -> tuple[int, int]:
+    """Forward and backward passes that `goals` makes of an image."""
+    nearest = order == "nearest" or (order == "auto" and classes >= MANY)
+    if not targets:
+        return 0, 0
+    return (2, min(CANDIDATES, classes - 1)) if nearest else (1, 0)
+
+
 def towards(logits: Tensor, y: Tensor, targeted: Loss, targets: int) -> list[Goal]:
     """`goals` for targets >= 1, of the images' logits [N, K]."""
     return _pairs(y, likeliest(logits, y), targeted, targets)

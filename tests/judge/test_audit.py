@@ -217,7 +217,9 @@ class Quick(Strong):
 def test_the_audit_notices_defences_that_only_hide_their_gradient(name):
     """Of the planted ones those that AutoAttack breaks and `strong` does not: the number falls by more than half."""
     images, threat = broken_defences.digits().test.head(40), ThreatModel("Linf", broken_defences.EPS)
-    found = evaluate_audited(broken_defences.planted(name), Quick(threat, audit=8), images, 10, name="strong", look=False)
+    found = evaluate_audited(
+        broken_defences.planted(name), Quick(threat, audit=8), images, 10, name="strong", look=False
+    )
     assert found.audit.standing > 0.3 * 40, "believed"
     assert found.audit.broken > 0 and found.robust_accuracy * 40 < found.audit.standing / 2
 
