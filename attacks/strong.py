@@ -17,7 +17,6 @@ from attacks.autoattack import AutoAttack, worst_case
 from attacks.contract import Attack, Budget, ThreatModel, in_turn
 from attacks.noise import Noise
 from attacks.pgd import PGD
-from attacks.pma import PMA
 from attacks.target import Target
 
 TARGETS = 3
@@ -48,8 +47,8 @@ class Strong:
         """Its attacks in their order."""
         if self.threat.norm == "L1":
             return (APGD(self.threat), APGD(self.threat, targets=TARGETS, order="auto"))
-        targeted = PGD(self.threat, 100, self.threat.eps, step_schedule="cosine", targets=TARGETS, order="auto")
-        return (PMA(self.threat), targeted, A3(self.threat))
+        falling = PGD(self.threat, 100, self.threat.eps, step_schedule="cosine", targets=TARGETS, order="auto")
+        return (falling, APGD(self.threat, targets=TARGETS, order="auto"), A3(self.threat))
 
     def passes(self, classes: int) -> Budget:
         """See `attacks.contract.Budget`; without the audit, which is the judge's."""
