@@ -36,8 +36,8 @@ class EvalHead:
     the images that each of them broke. adversarial_sha256: of the file with the images that fool, None where none is.
     signs: what the judge saw that speaks against the number; [] in records of before it looked. reading: how images of
     one's own were read, such as {"size": 256, "crop": 224}, where that was asked for. outside: of an attack that is not
-    this repository's, what the id was hashed of beside its settings: its name there, version, package and code. audit: of the
-    number, where the attack has one.
+    this repository's, what the id was hashed of beside its settings: its name there, version, package and code. audit:
+    of the number, where the attack has one.
     """
 
     run_id: str
