@@ -76,7 +76,7 @@ class Audit:
         """Share of the auditor's passes saved, against all images that stood audited: what it would have spent on those
         that fell is not known. Below 0 where it alone would have been cheaper.
         """
-        if not self.sample:
+        if not sum(self.audit_passes):
             return 0.0
         whole = sum(self.audit_passes) * self.standing / self.sample
         return 1 - (sum(self.attack_passes) + sum(self.audit_passes) + sum(self.rest_passes)) / whole
