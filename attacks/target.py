@@ -68,6 +68,7 @@ class Target:
         self._per_image: Tensor | None = None
         self._fooled_by: Tensor | None = None  # shared with every view
         self._scales: Scales | None = None  # shared with every view
+        self._at_work: list[int | None] = [None]  # shared with every view
 
     @property
     def forward_passes(self) -> int:
@@ -78,6 +79,11 @@ class Target:
     def backward_passes(self) -> int:
         """Images that went backward through the model so far."""
         return self._passes[BACKWARD]
+
+    @property
+    def at_work(self) -> int | None:
+        """Images in the attack's last pass: those that have not left it. None before the first."""
+        return self._at_work[0]
 
     def counting(self, images: int) -> Target:
         """The same target, keeping counts image by image for `images` images; see `passes_per_image`. It `follows`."""
@@ -123,6 +129,7 @@ class Target:
 
     def logits(self, x: Tensor) -> Tensor:
         """x [N, C, H, W] -> logits [N, K] float32, without gradients; see `_narrowed`."""
+        self._at_work[0] = len(x)
         return _narrowed(self._forward(self.quick, x), x)
 
     def true_logits(self, x: Tensor) -> Tensor:
@@ -166,6 +173,7 @@ class Target:
                 grad = _slope(value.sum(), variable)
             return value.detach(), grad, logits.detach()
 
+        self._at_work[0] = len(x)
         for rows, found in self._batches(x, run):
             self._count(rows, FORWARD, BACKWARD)
             yield rows, *found
@@ -196,6 +204,7 @@ class Target:
                 grads = [_slope(s, variable, retain=k < last) for k, s in enumerate(sums)]
             return margins.detach(), torch.stack(grads, 1)
 
+        self._at_work[0] = len(x)
         for rows, found in self._batches(x, run):
             self._count(rows, FORWARD, *[BACKWARD] * classes.shape[1])
             yield rows, *found

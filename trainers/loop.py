@@ -89,6 +89,7 @@ def fit(
     checkpoint: Path | None = None,
     identity: str = "",
     minutes: float = 10.0,
+    on_begin: Callable[[Sequence[EpochReport], int], None] | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> Fit:
@@ -96,7 +97,8 @@ def fit(
 
     train, validation: on the networks' device. teachers: frozen networks, as many as the method has. augment: (x,
     offsets, flips) -> x, see `data.augment`. checkpoint: file that is written whole after every epoch, and within
-    an epoch when it is `minutes` old, and continued from; identity: what training it belongs to. SIGINT and SIGTERM
+    an epoch when it is `minutes` old, and continued from; identity: what training it belongs to. on_begin: told once
+    which epochs, and how many batches of the next, the checkpoint holds. SIGINT and SIGTERM
     wait for the end of the batch (or of the validation) and its checkpoint. Raises ValueError for a cohort that
     does not fit, ModelError (which is one) for a network that cannot be trained, TrainingError when loss or logits are
     no numbers and for a checkpoint that is damaged or another training's, OSError when the checkpoint cannot be
@@ -118,6 +120,8 @@ def fit(
         if on_step:
             on_step()
 
+    if on_begin:
+        on_begin(state.history, partial.batches)
     with file.stopping_between_batches():
         for epoch in range(len(state.history) + 1, schedule.epochs + 1):
             if _out_of_patience(state, schedule.patience):

@@ -14,6 +14,7 @@ from torch import nn
 from bench.api import given
 from bench.api.untouched import untouched
 from bench.ground.config import UserError, choose
+from bench.ground.progress import Progress
 from bench.ledger import plan as plans
 from bench.ledger.find import OK
 from bench.ledger.folder import Results
@@ -68,15 +69,18 @@ class Filled:
     failures: list[str]
 
 
-def filled(table: str, options: Options, jobs: int | None = None) -> Filled:
-    """Train and attack what a table lacks, write it and draw its figures. Raises UserError."""
-    job, summary = fill(table, options, jobs)
+def filled(table: str, options: Options, jobs: int | None = None, progress: Progress | None = None) -> Filled:
+    """Train and attack what a table lacks, write it and draw its figures. progress: see `fill`. Raises UserError."""
+    job, summary = fill(table, options, jobs, progress)
     frame = cells.table(job.plan, job.results)
     path = report.write_table(job.plan, frame, job.results)
     pictures = figures.draw(job.plan, frame, job.results)
     lacking = frame.loc[frame["state"] != OK, "error"]
     refused = f"{len(lacking)} of {len(frame)} cells have no number: {'; '.join(lacking.head(1))}"
     failures = summary.failures or ([refused] if len(lacking) else [])
+    if progress is not None:
+        progress.wrote += map(str, [path, *pictures])
+        progress.failed = bool(failures)
     return Filled(job.plan, frame, path, list(pictures), summary, failures)
 
 

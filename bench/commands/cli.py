@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import click
 
-from bench.commands import exchange, verifying
+from bench.commands import completing, exchange, verifying
 from bench.commands.options import (
     ARCH,
     AUDIT,
@@ -37,6 +37,7 @@ from bench.commands.options import (
     NORMALIZATION,
     PRECISION,
     PROFILE,
+    PROGRESS,
     RANGE,
     RECIPES,
     RESULTS,
@@ -50,6 +51,7 @@ from bench.commands.options import (
     choice_of,
     filled_of,
     options,
+    progress_of,
     run_options_of,
 )
 from bench.ground.config import UserError, choose
@@ -67,8 +69,9 @@ def app() -> None:
 
 
 @app.command()
-@click.argument("table")
+@click.argument("table", shell_complete=completing.of(completing.tables))
 @options(*DATA, ARCH, PROFILE, IMAGES, SEEDS, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, COMPILE, KEEP)
+@options(*PROGRESS)
 @click.option("--fast", is_flag=True, help="Leave out the columns that take longest; the title says which.")
 @click.option("--last", is_flag=True, help="Judge the networks of the last epoch, not those of the best.")
 @click.option(
@@ -80,31 +83,38 @@ def app() -> None:
 def run(table: str, dry_run: bool, jobs: int | None, **given: Any) -> int:
     """Fill TABLE, a name of `bench list tables` or a TOML file: train and attack what is missing, then print it.
 
-    Example: bench run table2 --dataset cifar10 --arch resnet18 --data-dir DATA
+    \b
+    Example:
+      bench run table2
+      bench run table2 --dataset cifar10 --arch resnet18 --data-dir DATA
     """
     from bench.api.filling import filled
     from bench.running.jobs import fitting
     from bench.running.run import TableRun
     from bench.tables import report
 
-    options = run_options_of(given)
+    in_words, progress, options = not given["json"], progress_of(given), run_options_of(given)
     if dry_run:
+        if not in_words:
+            raise UserError("--json says what is done, and with --dry-run nothing is; leave one of them out")
         planned = TableRun(table, options)
         tell("\n".join(planned.describe(jobs or fitting(planned))))
         return 0
-    done = filled(table, options, jobs)
-    tell(report.render(done.plan, done.frame, "text"))
+    with progress:
+        done = filled(table, options, jobs, progress)
     summary = done.summary
-    tell(f"\ntrained {summary.trained}, attacked {summary.attacked}, kept {summary.kept}; wrote {done.path}")
-    for picture in done.pictures:
-        tell(f"wrote {picture}")
+    if in_words:
+        tell(report.render(done.plan, done.frame, "text"))
+        tell(f"\ntrained {summary.trained}, attacked {summary.attacked}, kept {summary.kept}; wrote {done.path}")
+        for picture in done.pictures:
+            tell(f"wrote {picture}")
     for failure in done.failures:
         tell(f"error: {failure}", err=True)
     return 1 if done.failures else 0
 
 
 @app.command()
-@click.argument("names", nargs=-1, metavar="[TABLE ...]")
+@click.argument("names", nargs=-1, metavar="[TABLE ...]", shell_complete=completing.of(completing.planned))
 @click.option(
     "--format",
     "style",
@@ -127,8 +137,12 @@ def report(
 ) -> int:
     """Tables from records alone: all that were planned, or the named ones (table2 or table2-digits).
 
-    Example: bench report table2 --format html --out report/ writes report/index.html, a page with charts, pictures and
-    the records behind every number, that opens without a network.
+    --format html --out report/ writes report/index.html, a page with charts, pictures and the records behind every
+    number, that opens without a network.
+
+    \b
+    Example:
+      bench report table2 --format latex --out table2.tex
     """
     from bench.ground.files import write_text
     from bench.ledger.plan import meant
@@ -157,7 +171,7 @@ def report(
 
 
 @app.command()
-@click.argument("names", nargs=-1, metavar="[TABLE ...]")
+@click.argument("names", nargs=-1, metavar="[TABLE ...]", shell_complete=completing.of(completing.planned))
 @click.option(
     "--reference",
     type=click.Path(path_type=Path),
@@ -175,7 +189,13 @@ def report(
 )
 @RESULTS
 def check(names: tuple[str, ...], reference: Path | None, paper: bool, update: bool, style: str, results: Path) -> int:
-    """Hold tables to their reference; exit code 1 when a number moved by more than its tolerance, or than chance."""
+    """Hold tables to their reference; exit code 1 when a number moved by more than its tolerance, or than chance.
+
+    \b
+    Example:
+      bench check table2
+      bench check table2 --reference results-before
+    """
     from bench.ledger.plan import meant
     from bench.regression import check, outcome
     from bench.regression import reference as numbers
@@ -206,8 +226,8 @@ def check(names: tuple[str, ...], reference: Path | None, paper: bool, update: b
 
 
 @app.command()
-@click.argument("first", metavar="A")
-@click.argument("second", metavar="B")
+@click.argument("first", metavar="A", shell_complete=completing.of(completing.runs))
+@click.argument("second", metavar="B", shell_complete=completing.of(completing.runs))
 @click.option("--format", "style", default="text", show_default=True, type=click.Choice(["text", "json"]))
 @RESULTS
 def diff(first: str, second: str, style: str, results: Path) -> int:
@@ -215,6 +235,10 @@ def diff(first: str, second: str, style: str, results: Path) -> int:
 
     A and B: two run ids (every attack that both have), two eval records (.parquet files), or two folders of results
     (every table that both have, cell by cell).
+
+    \b
+    Example:
+      bench diff results-before results
     """
     from bench.regression import diff
 
@@ -223,28 +247,40 @@ def diff(first: str, second: str, style: str, results: Path) -> int:
 
 
 @app.command()
-@click.argument("recipe")
-@options(*DATA, ARCH, SEEDS, DEVICE, DATA_DIR, RESULTS, RECIPES, SET)
+@click.argument("recipe", shell_complete=completing.of(completing.recipes))
+@options(*DATA, ARCH, SEEDS, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, *PROGRESS)
 def train(recipe: str, **given: Any) -> int:
     """Train RECIPE and register its networks; prints their run ids.
 
     A recipe that does not end in -digits needs --dataset. --arch is by default cnn-small for digits, cnn-a for
     recipes in -quick, wrn-34-10 for those in -paper-wrn, and resnet18 for others.
+
+    \b
+    Example:
+      bench train trades-digits --seeds 0,1
     """
     from bench.running.run import train_recipe
     from trainers.health import TrainingError
 
+    in_words, progress = not given["json"], progress_of(given)
     try:
-        run_ids = train_recipe(recipe, run_options_of(given))
+        with progress:
+            run_ids = train_recipe(recipe, run_options_of(given), progress)
     except TrainingError as error:
         return _complain(f"training {recipe} failed: {error}", code=1)
-    tell("\n".join(run_ids))
+    if in_words:
+        tell("\n".join(run_ids))
     return 0
 
 
 @app.command()
-@click.argument("model")
-@click.argument("attacks", nargs=-1, metavar="[ATTACK ...]")
+@click.argument("model", shell_complete=completing.of(completing.runs))
+@click.argument(
+    "attacks",
+    nargs=-1,
+    metavar="[ATTACK ...]",
+    shell_complete=completing.of(completing.attacks),
+)
 @options(*DATA, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, COMPILE, KEEP)
 @options(EPS, NORM, SEED, AUDIT, INDICES, MEAN, STD, NORMALIZATION, RANGE, LABELS, WEIGHTS, WEIGHTS_KEY)
 @click.option("--source", metavar="MODEL", help="Craft the attack on this model instead, and judge it on MODEL.")
@@ -257,6 +293,11 @@ def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
 
     Without ATTACK: a verdict on one screen. The suite `standard` of the norm, at the radius of the run's training or
     the usual one of the data set, on 100 test images (--images), and the checks of `bench diagnose` that cost little.
+
+    \b
+    Example:
+      bench attack RUN_ID pgd-20-digits
+      bench attack weights.pt pgd-100 --arch resnet18 --dataset cifar10 --eps 8/255
     """
     from bench.judge.evaluate import AttackError
     from bench.running.attack import How, attack_model
@@ -275,7 +316,7 @@ def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
 
 
 @app.command()
-@click.argument("model")
+@click.argument("model", shell_complete=completing.of(completing.runs))
 @options(*DATA, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, BATCH, EPS, NORM, SEED, INDICES)
 @options(MEAN, STD, NORMALIZATION, RANGE, LABELS, WEIGHTS, WEIGHTS_KEY)
 @click.option("--source", metavar="MODEL", help="Craft the transfer attack on this model, not on a substitute.")
@@ -284,6 +325,10 @@ def diagnose(model: str, **given: Any) -> int:
 
     MODEL as in `bench attack`, --eps and --norm by default those it was trained with (of several norms the first;
     --norm chooses another). Takes 100 test images unless told otherwise. Exit code 1 when a check fails.
+
+    \b
+    Example:
+      bench diagnose RUN_ID
     """
     from bench.diagnosis.diagnose import diagnose_model
 
@@ -293,14 +338,24 @@ def diagnose(model: str, **given: Any) -> int:
 
 
 @app.command()
-@click.argument("arch")
-@click.option("--dataset", default="cifar10", show_default=True, help="Whose image size and classes.")
+@click.argument("arch", shell_complete=completing.of(completing.archs))
+@click.option(
+    "--dataset",
+    default="cifar10",
+    show_default=True,
+    shell_complete=completing.of(completing.datasets),
+    help="Whose image size and classes.",
+)
 @options(DEVICE, BATCH)
 @click.option("--again", is_flag=True, help="Measure anew, also what was measured before.")
 def tune(arch: str, **given: Any) -> int:
     """Say which way of running ARCH pays here: compiled, in bfloat16, or as it is; measured in some seconds.
 
     ARCH: a name of `bench list models`, or module:factory. Changes nothing: what it advises are settings.
+
+    \b
+    Example:
+      bench tune resnet18 --dataset cifar10
     """
     from bench.running.tune import tune as measure
 
@@ -309,10 +364,15 @@ def tune(arch: str, **given: Any) -> int:
 
 
 @app.command("list")
-@click.argument("what")
+@click.argument("what", shell_complete=completing.of(completing.lists))
 @RESULTS
 def list_(what: str, results: Path) -> int:
-    """List tables, recipes, attacks, trainers, datasets, models or runs; table1: who teaches whom."""
+    """List tables, recipes, attacks, trainers, datasets, models or runs; table1: who teaches whom.
+
+    \b
+    Example:
+      bench list attacks
+    """
     from bench.commands import listing
 
     for line in listing.LISTS[choose(what, listing.LISTS, "list")](results):
@@ -346,7 +406,10 @@ def main(arguments: list[str] | None = None) -> int:
         terminated = isinstance(stop.__cause__, _Terminated)
         sentence = "what is done is kept, and the same command goes on from there"
         return _complain(f"stopped; {sentence}", 143 if terminated else 130)
-    except SystemExit as stop:  # nothing of ours does that, and what it says must not pass for success
+    except SystemExit as stop:
+        if completing.asked():  # click answers the shell and leaves
+            return int(stop.code or 0)
+        # nothing of ours does that, and what it says must not pass for success
         return _complain(f"the code of a model, or a package, ended the command with sys.exit({stop.code!r})")
     return int(code or 0)
 

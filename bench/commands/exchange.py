@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from bench.commands import completing
 from bench.commands.options import (
     ARCH,
     DATA,
@@ -27,7 +28,7 @@ from bench.ledger.folder import Results
 
 
 @click.command("export")
-@click.argument("run", metavar="RUN")
+@click.argument("run", metavar="RUN", shell_complete=completing.of(completing.runs))
 @click.option(
     "--format",
     "form",
@@ -41,8 +42,11 @@ from bench.ledger.folder import Results
 def export_(run: str, form: str, out: Path | None, name: str, arch: str | None, results: Path) -> int:
     """Write the network RUN as files that others load, with a model card made from its records.
 
-    --arch module:factory says that a network of your own may run its code. Example:
-    bench export RUN --format robustbench --name Standard
+    --arch module:factory says that a network of your own may run its code.
+
+    \b
+    Example:
+      bench export RUN_ID --format robustbench --name Standard
     """
     from bench.running.export import export
 
@@ -56,8 +60,11 @@ def export_(run: str, form: str, out: Path | None, name: str, arch: str | None, 
 def import_(model: str, **given: Any) -> int:
     """Register somebody else's network; prints its run id.
 
-    FILE: a weights file with --arch, or another MODEL of `bench attack`. Example:
-    bench import models/cifar10/Linf/Standard.pt --dataset cifar10
+    FILE: a weights file with --arch, or another MODEL of `bench attack`.
+
+    \b
+    Example:
+      bench import Standard.pt --arch wrn-28-10 --dataset cifar10
     """
     from bench.running.imports import import_model
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from bench.commands import completing
 from bench.ground.config import UserError, number
 from bench.ledger.folder import Results
 
@@ -17,6 +18,7 @@ RESULTS = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("results"),
     show_default=True,
+    is_eager=True,  # what the shell completes depends on it
     help="Folder of plans, runs, evals, diagnoses and tables.",
 )
 
@@ -38,7 +40,10 @@ def columns_of(context: click.Context, parameter: click.Parameter, text: str | N
 
 
 DATASET = click.option(
-    "--dataset", callback=filled_of, help="Data set: a name of `bench list datasets`, or a path (docs/data.md)."
+    "--dataset",
+    callback=filled_of,
+    shell_complete=completing.of(completing.datasets),
+    help="Data set: a name of `bench list datasets`, or a path (docs/data.md).",
 )
 COLUMNS = click.option(
     "--columns",
@@ -66,7 +71,12 @@ def reading_of(given: dict[str, Any]) -> Any:
     )
 
 
-ARCH = click.option("--arch", callback=filled_of, help="Architecture; see `bench list models`.")
+ARCH = click.option(
+    "--arch",
+    callback=filled_of,
+    shell_complete=completing.of(completing.archs),
+    help="Architecture; see `bench list models`.",
+)
 PROFILE = click.option(
     "--profile",
     callback=filled_of,
@@ -89,6 +99,7 @@ SET = click.option(
     "assignments",
     multiple=True,
     metavar="NAME.KEY=VALUE",
+    shell_complete=completing.of(completing.settings),
     help="Change a setting of a recipe or attack, e.g. pgd-100-digits.steps=50 or '*-digits.schedule.epochs=3'.",
 )
 IMAGES = click.option("--images", type=click.IntRange(min=1), help="Use the first N test images.")
@@ -200,6 +211,17 @@ AUDIT = click.option(
     metavar="N",
     help="Try AutoAttack on N images that strong leaves standing (its default 300), 0 for none.",
 )
+QUIET = click.option("--quiet", is_flag=True, help="Say nothing but errors and the result.")
+JSON = click.option(
+    "--json", is_flag=True, help="Each event as a JSON object on a line of standard output (docs/progress.md)."
+)
+TENSORBOARD = click.option(
+    "--tensorboard",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write the curves of trainings there (needs the extra tensorboard).",
+)
+PROGRESS = (QUIET, JSON, TENSORBOARD)
 SEEDS = click.option("--seeds", callback=seeds_of, metavar="0,1,...", help="Training seeds.")
 
 
@@ -213,6 +235,13 @@ def choice_of(model: str, given: dict[str, Any]) -> Any:
         given["reading"] = reading_of(given)
     about = {field.name: given.pop(field.name) for field in fields(Choice) if field.name in given}
     return Choice(model, **about | {"results": Results(about["results"])})
+
+
+def progress_of(given: dict[str, Any]) -> Any:
+    """Who listens to what a command says while it runs; their options are taken out of `given`."""
+    from bench.ground.progress import Progress
+
+    return Progress(**{name: given.pop(name) for name in ("quiet", "json", "tensorboard")})
 
 
 def run_options_of(given: dict[str, Any]) -> Any:

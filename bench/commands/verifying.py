@@ -8,6 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from bench.commands import completing
 from bench.commands.options import (
     ARCH,
     CLASSES,
@@ -43,7 +44,12 @@ OF_BOTH = ("images", "dataset", "arch", "device", "data_dir", "results")
 
 
 @click.command()
-@click.argument("name", metavar="[RUN|TABLE]", required=False)
+@click.argument(
+    "name",
+    metavar="[RUN|TABLE]",
+    required=False,
+    shell_complete=completing.of(completing.runs, completing.planned),
+)
 @click.option("--images", type=click.IntRange(min=1), help=f"So many images of each record, drawn by --seed [{DRAWN}].")
 @click.option("--all", "whole", is_flag=True, help="Every image of each record.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draw.")
@@ -62,6 +68,11 @@ def verify(context: click.Context, name: str | None, adversarial: Path | None, *
     the test images of --dataset in their order, or the first --images of them, or those of --indices. FILE: .npz, .npy,
     .safetensors or .pt, [N, C, H, W] or [N, H, W, C], as bytes or floats in [0, 1]; also what `bench attack
     --keep-adversarial` wrote. Exit code 1 where the claim does not hold. With --results given, a record is written.
+
+    \b
+    Example:
+      bench verify table2 --images 50
+      bench verify --adversarial x_adv.npz --model weights.pt --arch cnn-a --norm Linf --eps 8/255 --claim 56.2
     """
     told = {key for key in given if context.get_parameter_source(key) != ParameterSource.DEFAULT}
     if adversarial is None:

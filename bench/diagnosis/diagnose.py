@@ -66,7 +66,7 @@ def diagnose_model(
         return substitute(network, loaded, effort.epochs, derive_seed("substitute", seed), where)
 
     with Progress() as progress:
-        progress.begin(f"diagnosing {model}", STAGES)
+        advance = progress.count(f"diagnosing {model}", STAGES)
         witness = Witness(
             network,
             threat,
@@ -78,7 +78,7 @@ def diagnose_model(
             flip=loaded.flip,
             seed=seed,
             batch_size=batch_size,
-            on_attack=lambda name: progress.advance(),
+            on_attack=lambda name: advance(),
         )
         learned = 0 if origin is not None else min(SUBSTITUTE_IMAGES, len(loaded.train)) * effort.epochs
         for words in of_diagnosis(Clock(loaded, where), witness.attacks(), subject.blank, len(chosen), learned):

@@ -9,6 +9,7 @@ it never becomes a number. What speaks against a number without voiding it is sa
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -74,14 +75,6 @@ class Verdicts:
         """Share of all images that are right without and with the attack."""
         return float(self.table["robust"].mean())
 
-    @property
-    def summary(self) -> str:
-        """Clean and robust accuracy and the time, in one line."""
-        passes = f"{self.cost.forward_passes} forward, {self.cost.backward_passes} backward passes"
-        return (
-            f"clean {self.clean_accuracy:.2%}, robust {self.robust_accuracy:.2%}, {self.cost.seconds:.1f} s, {passes}"
-        )
-
 
 def evaluate(
     model: nn.Module,
@@ -96,6 +89,7 @@ def evaluate(
     blank: Blank | None = None,
     clean: Tensor | None = None,
     look: bool = True,
+    on_target: Callable[[Target], None] | None = None,
 ) -> Verdicts:
     """Attack the images that the model gets right, and judge every image.
 
@@ -103,7 +97,7 @@ def evaluate(
     clean accuracy. name, seed: with each image's id they make its noise. run: how the model is run. crafted: what
     `craft` made of the same images with the same attack, on another network; it is judged instead, and its cost is
     counted in. blank: copies of the model, made before it was asked anything. clean: [N] its predictions, where they
-    are known. look: for signs.
+    are known. look: for signs. on_target: sees the target before the attack, whose counts say how far it is.
     Raises UserError for bad images, ModelError for a model that cannot be measured, AttackError for an attack that
     broke its contract.
     """
@@ -113,6 +107,8 @@ def evaluate(
     before = fingerprint(model)
     started = time.perf_counter()
     target = run.target(model, len(x))
+    if on_target:
+        on_target(target)
     logits = target.true_logits(x) if clean is None else None
     if logits is not None:
         check_logits(logits, classes)
@@ -152,6 +148,7 @@ def craft(
     run: Arrangement = AS_IT_IS,
     blank: Blank | None = None,
     look: bool = True,
+    on_target: Callable[[Target], None] | None = None,
 ) -> Crafted:
     """Attack every image on `source`, also those it gets wrong, for `evaluate` to judge on other networks.
 
@@ -162,6 +159,8 @@ def craft(
     x, y = images.x.to(device), images.y.to(device)
     before, started = fingerprint(source), time.perf_counter()
     target = run.target(source, len(x))
+    if on_target:
+        on_target(target)
     logits = target.true_logits(x)
     check_logits(logits, classes)
     target.quick = run.quick(source, x)

@@ -11,6 +11,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import torch
 from attacks.contract import Attack
 from attacks.target import ModelError
 from bench.ground.config import UserError
+from bench.ground.events import CellFailed, CellKept, RunBegin, TrainFailed
 from bench.ground.locks import locked
 from bench.ground.pace import Pace
 from bench.ground.progress import Progress
@@ -27,7 +29,7 @@ from bench.ground.stats import foresight
 from bench.judge.audit import evaluate_audited
 from bench.judge.evaluate import Crafted, Verdicts, check_transfer, craft
 from bench.ledger import adversarial, plan, planning
-from bench.ledger.errors import ErrorRecord, clear_error, write_error
+from bench.ledger.errors import ErrorRecord, clear_error, read_error, write_error
 from bench.ledger.evals import EvalRecord, write_eval
 from bench.ledger.find import find
 from bench.ledger.folder import Results, Source
@@ -38,6 +40,7 @@ from bench.ledger.spec import TableSpec, load_spec
 from bench.running.clock import Clock, Standing
 from bench.running.forecast import MANY, SHARE, SMALLER, Forecast, of_table, of_trainings
 from bench.running.train import Training
+from bench.running.watching import AttackWatch
 from bench.subjects import data, models, registry
 from bench.subjects.catalog import Catalog, coarse_steps
 from bench.subjects.device import choose_device, describe
@@ -185,6 +188,8 @@ class TableRun:
         progress.pace = pace
         summary = Summary(kept=sum(len(cells) for cells in groups.values()) - len(wanted))
         if not helping:
+            cells = sum(map(len, groups.values()))
+            progress.tell(RunBegin("run", self.plan.name, self.dataset.name, self.plan.images, cells, summary.kept))
             forecast = self._foresee(wanted, pace, torch.get_num_threads())
             for words in forecast.warning(pace, self._cuts):
                 progress.say(words)
@@ -213,16 +218,16 @@ class TableRun:
                 shift.summary.trained += made is True
                 if made is None:
                     return  # what comes after may need it
-        shift.progress.begin(f"attacking {training_id}", len(cells))
         for cell in cells:
-            if all(self.results.run(run_id).exists() for run_id in cell.networks):
+            if lacking := [run_id for run_id in cell.networks if not self.results.run(run_id).exists()]:
+                shift.progress.tell(CellFailed(*_names(cell), f"its network {lacking[0]} is not there"))
+            else:
                 started = time.perf_counter()
                 made = self._attack(cell, shift)
                 if made is not None:
                     del shift.wanted[cell.run_id, cell.eval_id]
                     shift.progress.done((cell.run_id, cell.eval_id), time.perf_counter() - started)
                 shift.summary.attacked += made is True
-            shift.progress.advance()
 
     def _to_train(self, cells: Iterable[Cell]) -> dict[str, Training]:
         """What is missing for these cells, by training id and in the order to do it: teachers, networks to craft on."""
@@ -313,7 +318,10 @@ class TableRun:
         def work() -> bool | None:
             return training.run(self.results, shift.progress, shift.wait)
 
-        return self._guard(training.run_ids[0], None, work, f"training {training.training_id}", shift.summary)
+        made = self._guard(training.run_ids[0], None, work, f"training {training.training_id}", shift.summary)
+        if made is False and (error := read_error(self.results, training.run_ids[0], None)):
+            shift.progress.tell(TrainFailed(training.training_id, error.reason))
+        return made
 
     def _attack(self, cell: Cell, shift: _Shift) -> bool | None:
         """True: done, False: failed or done by another process meanwhile, None: another process is at it."""
@@ -324,17 +332,30 @@ class TableRun:
                     return None
                 if not self._lacking(cell, find(self.plan, cell, self.results).record):
                     shift.summary.kept += 1
+                    shift.progress.tell(CellKept(*_names(cell)))
                     return False
-                shift.progress.say(self._judge(cell))
+                self._judge(cell, shift.progress)
                 return True
 
-        return self._guard(cell.run_id, cell.eval_id, work, f"{cell.row} / {cell.column}", shift.summary)
+        made = self._guard(cell.run_id, cell.eval_id, work, f"{cell.row} / {cell.column}", shift.summary)
+        if made is False and (error := read_error(self.results, cell.run_id, cell.eval_id)):
+            shift.progress.tell(CellFailed(*_names(cell), error.reason))
+        return made
 
-    def _judge(self, cell: Cell) -> str:
+    def _judge(self, cell: Cell, progress: Progress) -> None:
         """Attack, write the record, and say what came out."""
+        named = cell.column if cell.at is None else cell.attack  # what is said is at the attack's own radius
+        watch = AttackWatch(cell, named, len(self.images))
+        progress.tell(watch.begin())
+        with progress.watching(watch.look):
+            verdicts = self._evaluate(cell, watch)
+        progress.tell(watch.end(verdicts))
+
+    def _evaluate(self, cell: Cell, watch: AttackWatch) -> Verdicts:
+        """Attack and write the record."""
         model, run = registry.load(self.results, cell.run_id, self._archs(cell.training))
         attack, _ = self.attacks[cell.column_attack]
-        source, crafted = (None, None) if cell.source_run_id is None else self._craft(cell.source_run_id, cell)
+        source, crafted = (None, None) if cell.source_run_id is None else self._craft(cell.source_run_id, cell, watch)
         verdicts = evaluate_audited(
             model.to(self.device),
             attack,
@@ -343,12 +364,12 @@ class TableRun:
             name=cell.attack,
             run=self.options.arrangement,
             crafted=crafted,
+            on_target=watch.see,
         )
         write_eval(self.results, self._record(cell, verdicts, run.weights_sha256, source))
-        named = cell.column if cell.at is None else cell.attack  # the summary is at the attack's own radius
-        return "\n".join([f"{cell.row:8} {named:8} {verdicts.summary}", *(f"sign: {one}" for one in verdicts.signs)])
+        return verdicts
 
-    def _craft(self, source_run_id: str, cell: Cell) -> tuple[Source, Crafted]:
+    def _craft(self, source_run_id: str, cell: Cell, watch: AttackWatch) -> tuple[Source, Crafted]:
         """The cell's attack on another network: done once, kept for the other networks that it is judged on."""
         key = (source_run_id, cell.column_attack)
         if key not in self._crafted:
@@ -360,6 +381,7 @@ class TableRun:
                 self.dataset.classes,
                 name=cell.attack,
                 run=self.options.arrangement,
+                on_target=watch.see,
             )
             while len(self._crafted) >= CRAFTED_KEPT:
                 del self._crafted[next(iter(self._crafted))]
@@ -429,6 +451,11 @@ class TableRun:
         return made
 
 
+def _names(cell: Cell) -> tuple[str, str, str, str]:
+    """What events call a cell."""
+    return cell.run_id, cell.eval_id, cell.row, cell.column
+
+
 def _record_error(results: Results, run_id: str, eval_id: str | None, error: Exception, device: torch.device) -> str:
     """The error on disk with its traceback -> what it says."""
     reason, where = f"{type(error).__name__}: {error}", provenance(describe(device), torch.get_num_threads())
@@ -451,10 +478,10 @@ def _train(training: Training, results: Results, progress: Progress) -> None:
     clear_error(results, run_id, None)
 
 
-def train_recipe(name: str, options: Options) -> list[str]:
+def train_recipe(name: str, options: Options, progress: Progress | None = None) -> list[str]:
     """Train one recipe with every seed asked for, its teacher first; returns the run ids.
 
-    Raises UserError, TrainingError.
+    progress: open already, in place of one of its own. Raises UserError, TrainingError.
     """
     catalog = Catalog(options.recipes, options.assignments)
     recipe = catalog.recipe(name)
@@ -468,11 +495,17 @@ def train_recipe(name: str, options: Options) -> list[str]:
     arch = options.arch or ("cnn-small" if dataset.name == "digits" else [*fitting, "resnet18"][0])
     device, run_ids = choose_device(options.device), []
     every = [Training(recipe, dataset, arch, seed, device) for seed in options.seeds or (0,)]
-    with Progress() as progress:
+    with Progress() if progress is None else nullcontext(progress) as progress:
+        progress.tell(RunBegin("train", name, dataset.name, len(dataset.train)))
         for words in of_trainings(one for training in every for one in training.to_do(options.results)):
             progress.say(words)
         for training in every:
             for one in training.to_do(options.results):
-                _train(one, options.results, progress)
+                try:
+                    _train(one, options.results, progress)
+                except TrainingError as error:
+                    progress.tell(TrainFailed(one.training_id, str(error)))
+                    raise
             run_ids += training.run_ids
+        progress.networks += run_ids
     return run_ids

@@ -23,6 +23,7 @@ from bench.ledger.folder import Results, Source
 from bench.ledger.histories import Epoch, HistoryRecord, read_history, write_history
 from bench.ledger.runs import RunRecord
 from bench.running.tune import start_up
+from bench.running.watching import TrainingWatch
 from bench.subjects import data, models, registry
 from bench.subjects.catalog import Recipe
 from bench.subjects.data import Dataset, Images
@@ -138,39 +139,37 @@ class Training:
                 progress.say(
                     start_up(self.archs[0], self.dataset.name, networks[0], validation.x[:1], schedule.batch_size)
                 )
-        progress.begin(f"training {self.training_id}", schedule.epochs * steps)
+        watch = TrainingWatch(progress, self.training_id, schedule.epochs, steps, schedule.batch_size)
 
         def on_epoch(report: EpochReport) -> None:
-            progress.at(report.epoch * steps, _figures(report, schedule.epochs))
+            progress.tell(watch.said(report))
             if self.watch is not None:
                 self.watch(report)
 
         try:
-            result = fit(
-                self.recipe.trainer,
-                networks,
-                train,
-                validation,
-                schedule,
-                self.seed,
-                teachers=teachers,
-                augment=data.augment,
-                flip=self.dataset.flip,
-                checkpoint=self._checkpoint(results),
-                identity=self.training_id,
-                on_epoch=on_epoch,
-                on_step=progress.advance,
-            )
+            with progress.watching(watch.look):
+                result = fit(
+                    self.recipe.trainer,
+                    networks,
+                    train,
+                    validation,
+                    schedule,
+                    self.seed,
+                    teachers=teachers,
+                    augment=data.augment,
+                    flip=self.dataset.flip,
+                    checkpoint=self._checkpoint(results),
+                    identity=self.training_id,
+                    on_begin=watch.begin,
+                    on_epoch=on_epoch,
+                    on_step=watch.step,
+                )
         except OSError as error:
             raise UserError(
                 f"cannot write to {folder}: {error.strerror or error}; what its checkpoint holds is kept"
             ) from error
-        progress.end()
-        self._register(results, result, source, validation)
-        progress.say(f"trained {self.training_id}: {_figures(result.history[-1], schedule.epochs)}")
-        for n, words in enumerate(result.health):
-            for each in words:
-                progress.say(f"  network {n + 1} {each}")
+        records = self._register(results, result, source, validation)
+        progress.tell(watch.end(records, result.history[-1], result.health))
         self._checkpoint(results).unlink(missing_ok=True)
         return True
 
@@ -196,8 +195,8 @@ class Training:
         network, record = registry.load(results, run_id, self.teacher[0].archs)
         return [network.to(self.device)], Source(run_id, record.weights_sha256)
 
-    def _register(self, results: Results, result: Fit, teacher: Source | None, validation: Split) -> None:
-        """validation: what the checkpoints were chosen with; the records say so, and tables look at it."""
+    def _register(self, results: Results, result: Fit, teacher: Source | None, validation: Split) -> list[RunRecord]:
+        """The records. validation: what the checkpoints were chosen with; the records say so, and tables look at it."""
         run_as = "; ".join(filter(None, [result.run_as, *self.remarks]))
         cost, chosen_with = self._cost(result), Images(*(part.cpu() for part in validation)).sha256
         shown = [Epoch(**{one.name: getattr(report, one.name) for one in fields(Epoch)}) for report in result.history]
@@ -205,10 +204,13 @@ class Training:
         if read_history(results, self.training_id) != history:
             write_history(results, history)
         networks = [*self._networks(result.best, result.health), *self._networks(result.last, result.health)]
+        records = []
         for run_id, network in zip(self.run_ids, networks, strict=True):
             record = self._record(run_id, network, cost, teacher)
             record = replace(record, validation_sha256=chosen_with, run_as=run_as)
+            records.append(record)
             registry.register(results, network.snapshot.state, record)
+        return records
 
     def _networks(self, snapshots: list[Snapshot], health: list[list[str]]) -> list[_Network]:
         """The cohort at one checkpoint and, where it is an ensemble, all as one: nothing chose that one's epoch."""
@@ -277,9 +279,3 @@ def _split(images: Images, device: torch.device, in_bytes: bool = False) -> Spli
     """in_bytes: where they are multiples of 1/255, see `Images.compact`."""
     x = images.compact if in_bytes else images.x
     return Split(x.to(device), images.y.to(device), images.ids.to(device))
-
-
-def _figures(report: EpochReport, epochs: int) -> str:
-    clean = "/".join(f"{value:.1%}" for value in report.clean)
-    robust = "/".join(f"{value:.1%}" for value in report.robust)
-    return f"epoch {report.epoch}/{epochs}, loss {report.loss:.3f}, validation clean {clean}, robust {robust}"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.ground.config import UserError
+from bench.ground.events import Event, TrainEpoch
 from bench.ground.files import make_folder
 from bench.ground.plain import TEXT, read_plain
 from bench.ground.progress import Progress
@@ -127,15 +128,15 @@ class _Watch(Progress):
         super().__init__()
         self.loan, self.clock, self.batches = loan, clock, 0
 
-    def advance(self) -> None:
-        super().advance()
+    def step(self) -> None:
         self.batches += 1
         if self.batches == self.loan.batches or self.clock.left < self.loan.reserve:
             signal.raise_signal(signal.SIGTERM)  # the loop's own way to stop: after a batch, with its checkpoint
 
-    def at(self, step: int, figures: str) -> None:
-        super().at(step, figures)
-        say(f"{figures}, {self.clock.left:.0f} s left")
+    def tell(self, event: Event) -> None:
+        super().tell(event)
+        if isinstance(event, TrainEpoch) and not event.again:
+            say(f"{event.figures}, {self.clock.left:.0f} s left")
 
 
 @contextmanager

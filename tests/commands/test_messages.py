@@ -362,6 +362,7 @@ CASES = [
     Case("device of another kind", "run table2 --device meta"),
     Case("option without a value", "run table2 --dataset="),
     Case("seeds that are no list", "run table2 --seeds 0;1"),
+    Case("JSON of what is not done", "run table2 --dry-run --json"),
     Case("more images than there are", "run table2 --images 9999"),
     Case("bare eps 8", "attack own:Model pgd-20-digits --eps 8"),
     Case("bare eps 8 in TOML", "attack own:Model mine --recipes own.toml", text("own.toml", OWN % "8")),
