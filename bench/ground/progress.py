@@ -105,7 +105,7 @@ class Progress:
 
     @contextmanager
     def watching(self, look: Callable[[], Event | None]) -> Iterator[None]:
-        """Inside, tell every EVERY seconds what `look` finds; nobody looks where nobody listens."""
+        """Inside, tell every EVERY seconds what `look` finds, and once at the end; not where nobody listens."""
         if not self.listeners:
             yield
             return
@@ -123,6 +123,8 @@ class Progress:
         finally:
             over.set()
             thread.join()
+        if (found := look()) is not None:
+            self.tell(found)
 
 
 class Told:

@@ -74,7 +74,7 @@ def test_the_page_has_every_event_and_every_field():
 
 
 def test_a_run_says_in_json_what_the_page_says(table, capsys, monkeypatch):
-    monkeypatch.setattr(Progress, "EVERY", 0.001)
+    monkeypatch.setattr(Progress, "EVERY", 0.005)
     assert main([*table, "--jobs", "1", "--json"]) == 0
     captured = capsys.readouterr()
     lines = checked(captured.out)
