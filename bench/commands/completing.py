@@ -116,6 +116,7 @@ def _keys(path: str, name: str) -> list[str]:
     """The keys of the dict called `name` in a file of ours, unless they are computed."""
     for node in ast.parse((ROOT / path).read_text(encoding="utf-8")).body:
         targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
-        if any(isinstance(one, ast.Name) and one.id == name for one in targets) and isinstance(node.value, ast.Dict):  # type: ignore[attr-defined]
-            return [key.value for key in node.value.keys if isinstance(key, ast.Constant)]  # type: ignore[attr-defined]
+        value = getattr(node, "value", None)
+        if any(isinstance(one, ast.Name) and one.id == name for one in targets) and isinstance(value, ast.Dict):
+            return [str(key.value) for key in value.keys if isinstance(key, ast.Constant)]
     raise AssertionError(f"{path} has no dict {name}")
