@@ -45,7 +45,7 @@ class Progress:
             self.listeners.append(TensorBoard(tensorboard))
         self._lock, self._open = threading.RLock(), ExitStack()
         self._before = Told.muted
-        self._mute = quiet
+        self._mute = quiet or json  # standard error is then for what goes wrong
 
     def _on_standard_error(self) -> Listener:
         """A view where the cursor can be moved; not so on a terminal that is dumb, or one that is only pretended."""
@@ -138,6 +138,12 @@ class Told:
     def __init__(self, what: str, total: int) -> None:
         self.what, self.total = what, total
         self._due = time.monotonic() + self.FIRST
+
+    @staticmethod
+    def once(what: str) -> None:
+        """A line about something that takes seconds and has no steps."""
+        if not Told.muted:
+            warn(what)
 
     def at(self, done: int) -> None:
         """So many are done."""

@@ -25,7 +25,7 @@ from attacks.pgd import FGSM
 from attacks.target import Target, default_batch_size
 from bench.ground.config import UserError
 from bench.ground.files import cache_folder, read_json, write_json
-from bench.ground.terminal import warn
+from bench.ground.progress import Told
 from bench.judge.evaluate import evaluate
 from bench.running.tune import key
 from bench.subjects.data import Images
@@ -95,7 +95,7 @@ def _measure(network: nn.Module, x: Tensor, batch: int, mixed: tuple[bool, bool]
         to_images(judged, few)
         slow = seconds_of(lambda: to_images(judged, few), x.device) / len(few)
         if slow > SLOW:
-            warn("measuring how fast the network runs here, for an estimate of the time; a few seconds")
+            Told.once("measuring how fast the network runs here, for an estimate of the time; a few seconds")
         attacked = _images(x, _fitting(default_batch_size(x), slow))
         forward = _each(lambda: _predict(arranged, attacked), attacked)
         gradient = _each(lambda: to_images(arranged, attacked, mixed[0]), attacked)
