@@ -62,7 +62,7 @@ def _entries(kind: Kind, path: tuple[str, ...]) -> Mapping[str, tuple[Entry, ...
     for point in entry_points(group=GROUPS[kind]):
         package = ("unknown", "") if point.dist is None else (point.dist.name, point.dist.version)
         found[point.name] = (*found.get(point.name, ()), Entry(kind, point.name, point.value, *package))
-    return found
+    return {name: tuple(sorted(several, key=lambda one: one.package)) for name, several in found.items()}
 
 
 def find(kind: Kind, name: str) -> Entry | None:

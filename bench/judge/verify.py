@@ -261,7 +261,7 @@ class _Replay:
                 f"{record.eval_id} of {record.run_id} is by the code of {record.attack}; if you trust it, name it in a "
                 f'file for --recipes: [attacks."{record.attack}"] with attack = "{record.attack}"'
             )
-        kind = self.catalog.attack(record.attack)[1]["attack"]
+        kind = self.catalog.kind_of(record.attack)
         attack, code = self._built({"attack": kind, "settings": record.settings})
         return outside.resolved(kind, attack, code) | {"settings": record.settings}
 

@@ -294,7 +294,7 @@ def _choose_attacks(
     catalog: Catalog, names: list[str], eps: float | None, norm: str | None, say: Callable[[str], None]
 ) -> dict[str, tuple[Attack | None, dict[str, Any]]]:
     """The attacks by name, in the threat model asked for; steps that change with it are said. Raises UserError."""
-    known = {name: catalog.attack(name) for name in names}
+    known = {name: catalog.attack(name, *catalog.lacking(name, eps, norm)) for name in names}
     norms = sorted({attack.threat.norm for attack, _ in known.values() if attack} - {"own"})
     if eps is not None and norm is None and len(norms) > 1:
         raise UserError(

@@ -187,6 +187,21 @@ class Catalog:
             attack = outside.built_attack(found, table | self._with_threat(name, attack, eps, norm), where)
         return attack, outside.resolved(kind, attack, found.code)
 
+    def lacking(self, name: str, eps: float | None, norm: str | None) -> tuple[float | None, str | None]:
+        """What a kind that is asked for by its own name has no setting for: its threat model. Raises UserError."""
+        if name == CLEAN or name in self.attack_tables:
+            return None, None
+        if eps is None or norm is None:
+            raise UserError(
+                f"attack {name!r} is a kind without settings: give --norm and --eps, or name settings of it in "
+                f'--recipes FILE, as [attacks.NAME] with attack = "{name}"'
+            )
+        return eps, norm
+
+    def kind_of(self, name: str) -> str:
+        """What an attack's name is a setting of. Raises UserError."""
+        return str(_pop(self._attack_table(name), "attack", f"attack {name!r}", outside.known("attack", ATTACKS)))
+
     def _attack_table(self, name: str) -> dict[str, Any]:
         """The settings of that name; of a kind from outside, by its own name, none but its defaults. Raises
         UserError.

@@ -57,7 +57,8 @@ def test_its_table_runs_and_its_records_say_whose_code_it_was(toy, capsys):
     assert main(["run", "toy-table", "--jobs", "1"]) == 0
     assert done(capsys.readouterr().out) == [0, 0, 6], "the ids are the same again"
     results = Results(Path("results"))
-    runs = {run_id.partition("-toy-bars")[0]: read_run(results, run_id) for run_id in list_runs(results)}
+    best = [run_id for run_id in list_runs(results) if run_id.endswith(".best")]
+    runs = {run_id.partition("-toy-bars")[0]: read_run(results, run_id) for run_id in best}
     assert set(runs["at"].outside) == {"toy-net"} and set(runs["toy-half"].outside) == {"trainer", "toy-net"}
     assert all(said.startswith("toy-robust 0.1, code ") for said in runs["toy-half"].outside.values())
     assert runs["at"].provenance.packages["toy-robust"] == "0.1"
@@ -71,6 +72,8 @@ def test_its_table_runs_and_its_records_say_whose_code_it_was(toy, capsys):
     assert main(["verify", run_id, "--recipes", "toy-table", "--images", "5"]) == 0
     assert capsys.readouterr().out.count("all agree") == 3
     assert main(["attack", run_id, "toy-corners", "--norm", "Linf", "--eps", "0.3", "--images", "9"]) == 0
+    assert main(["attack", run_id, "toy-corners", "--images", "9"]) == 2
+    assert "is a kind without settings: give --norm and --eps" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -91,10 +94,11 @@ def test_lists_show_where_a_thing_comes_from(toy, capsys, what, name):
 
 def test_the_contracts_run_on_it_by_the_command_of_the_page(toy):
     (command,) = [line for line in PAGE.splitlines() if line.startswith("python -m pytest -p bench.contracts")]
-    words = [sys.executable, *command.split()[1:], "-q", "-p", "no:cacheprovider"]
+    quick = "not (one_seed or same_bits or learns)"  # which trainings take, and all of our methods are tried on
+    words = [sys.executable, *command.split()[1:], "-q", "-p", "no:cacheprovider", "-k", quick]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{toy}"}
     found = subprocess.run(words, capture_output=True, text=True, env=environment)
-    assert found.returncode == 0 and "24 passed" in found.stdout, found.stdout + found.stderr
+    assert found.returncode == 0 and "21 passed" in found.stdout, found.stdout + found.stderr
 
 
 def test_the_page_shows_the_package_as_it_is():
@@ -256,7 +260,7 @@ def test_names_that_clash_are_a_sentence(package, capsys):
 def test_broken_tables_data_sets_and_models_are_sentences_too(package, capsys, groups, command, words):
     package("bad-package", **groups)
     assert main(command) == 2
-    said = capsys.readouterr().err.strip().splitlines()
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bench: ")]
     assert len(said) == 1 and words in said[0], said
     assert not groups or "bad-package 1.0" in said[0]
 
