@@ -1,0 +1,1 @@
+"""Bounds from below: what no attack inside a radius can do, image by image."""
