@@ -11,11 +11,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = (
-    "ground", "ledger", "tables", "regression", "subjects", "judge", "running", "diagnosis", "api", "contracts",
-    "commands",
+    "ground", "ledger", "tables", "regression", "subjects", "judge", "bounds", "running", "diagnosis", "api",
+    "contracts", "commands",
 )  # fmt: skip
 RIGHT = ROOMS[:4]  # of the wall: no torch
-LEFT = ROOMS[4:8]
+LEFT = ROOMS[4:9]
 THIRD_PARTY_ATTACKS = {"foolbox", "torchattacks", "pyautoattack", "art"}
 FILES = [path for room in ("attacks", "trainers", "bench") for path in sorted((ROOT / room).rglob("*.py"))]
 

@@ -1,4 +1,4 @@
-"""The images that an attack may make of x: a ball in a norm, cut to [0, 1], and the least value of a linear function."""
+"""The images that an attack may make of x: a ball in a norm, cut to [0, 1]; and linear functions over it."""
 
 from __future__ import annotations
 

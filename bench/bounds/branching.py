@@ -45,8 +45,8 @@ class Outcome(NamedTuple):
 
 
 class _Domains(NamedTuple):
-    """D parts of the ball, U ReLUs whose sign is open. row [D]: which margin; sign [D, U]: +1 on, -1 off, 0 open; slope,
-    weight [D, U]: alpha and beta; bound [D] of the margin.
+    """D parts of the ball, U ReLUs whose sign is open. row [D]: which margin; sign [D, U]: +1 on, -1 off, 0 open;
+    slope, weight [D, U]: alpha and beta; bound [D] of the margin.
     """
 
     row: Tensor
@@ -59,9 +59,7 @@ class _Domains(NamedTuple):
         return _Domains(*(part[rows] for part in self))
 
 
-def branch(
-    problem: Problem, bound: Tensor, slopes: dict[int, Tensor], above: float, budget: Budget
-) -> Outcome:
+def branch(problem: Problem, bound: Tensor, slopes: dict[int, Tensor], above: float, budget: Budget) -> Outcome:
     """Is every margin of one image above `above`? bound [1, K - 1], slopes: of `of_margins`."""
     search = _Search(problem, above, budget)
     rows = (bound[0] <= above).nonzero().squeeze(1)
@@ -110,7 +108,7 @@ class _Search:
         return _split(parents, chosen)
 
     def bounded(self, some: _Domains) -> tuple[_Domains, Tensor | None]:
-        """The same with slopes and weights optimised and their bounds in float64; an image that fools, if one is met."""
+        """The same, optimised, with bounds in float64; and an image that fools, if one is met."""
         slope, weight = (one.clone().requires_grad_() for one in (some.slope, some.weight))
         adam = torch.optim.Adam([{"params": [slope], "lr": RATE_SLOPE}, {"params": [weight], "lr": RATE_SIGN}])
         best = some._replace(bound=torch.full_like(some.bound, -torch.inf))

@@ -99,7 +99,9 @@ def read(model: nn.Module, x: Tensor) -> Graph:
         fold(module)
         ShapeProp(module).propagate(some)
     except Exception as error:  # whatever a proxy meets in a user's forward pass
-        raise UserError(f"no bounds: the network cannot be traced ({type(error).__name__}: {first_line(error)})") from error
+        raise UserError(
+            f"no bounds: the network cannot be traced ({type(error).__name__}: {first_line(error)})"
+        ) from error
     graph = _Reader(module).graph()
     wanted, got = network(some), graph.forward(some)
     if wanted.shape != got.shape or (wanted - got).abs().max() > SAME * wanted.abs().max().clamp(min=1.0):
@@ -197,9 +199,7 @@ class _Reader:
         stride, dilation = _pair(given.get("stride", 1)), _pair(given.get("dilation", 1))
         bias = weight.new_zeros(len(weight)) if bias is None else bias
         groups, before = given.get("groups", 1), self._before(given)
-        return self._affine(
-            given, shape, Convolution(weight, bias, stride, _pair(padding), dilation, groups, before)
-        )
+        return self._affine(given, shape, Convolution(weight, bias, stride, _pair(padding), dilation, groups, before))
 
     def _batch_norm(self, given: dict[str, Any], shape: Shape) -> _At:
         mean, variance = given["running_mean"], given["running_var"]
@@ -227,7 +227,9 @@ class _Reader:
             return self._affine(given, shape, Mean(before, keep=True))
         if before[1] % after[0] or before[2] % after[1]:
             raise UserError(f"no bounds: an adaptive average pooling takes {before[1:]} to {after}, which overlap")
-        return self._avg_pool2d({"input": given["input"], "kernel_size": (before[1] // after[0], before[2] // after[1])}, shape)
+        return self._avg_pool2d(
+            {"input": given["input"], "kernel_size": (before[1] // after[0], before[2] // after[1])}, shape
+        )
 
     def _mean(self, given: dict[str, Any], shape: Shape) -> _At:
         before, dims = self._before(given), given.get("dim", ())

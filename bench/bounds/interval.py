@@ -74,6 +74,4 @@ def magnitudes(graph: Graph, ball: Ball) -> list[Tensor]:
             sizes.append(2 * given[0] if node.kind == "relu" else given[0] + given[1])
         depth.append(steps + math.prod(node.shape) + 4)  # backwards a sum is over all values at most
     first = low[0].numel()
-    return [
-        gamma(steps + first) * size for steps, size in zip(depth, sizes, strict=True)
-    ]
+    return [gamma(steps + first) * size for steps, size in zip(depth, sizes, strict=True)]

@@ -23,7 +23,7 @@ RATE, DECAY = 0.25, 0.95  # of the slopes; each step's length is this part of th
 
 
 class Line(NamedTuple):
-    """The line above a ReLU, slope z + intercept, and which are on, off or neither within the bounds; [B, 1, *shape]."""
+    """Of each ReLU [B, 1, *shape] the line above it, slope z + intercept; whether it is on, or its sign open."""
 
     slope: Tensor
     intercept: Tensor

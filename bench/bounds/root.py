@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.bounds.affine import Reshape, Scale
 from bench.bounds.ball import Ball
 from bench.bounds.graph import Graph
 from bench.bounds.interval import Between, intervals, magnitudes
 from bench.bounds.linear import least, lines, optimised
 
-MOST_ROWS = 256  # values of a layer whose slopes are optimised one by one; more keep CROWN's own, which is cheap
+MOST_ROWS = 64  # values of a layer whose slopes are optimised, each its own; of more, CROWN's own must do
 MOST_WORK = 1 << 29  # values that linear bounds of one layer may touch per image; beyond, its intervals stay
 AT_ONCE = 1 << 19  # values of linear functions in memory at a time: what fits into a cache is several times faster
 
@@ -75,23 +76,33 @@ def start(graph: Graph, ball: Ball, y: Tensor) -> Problem:
 
 def tightened(problem: Problem, steps: int) -> Problem:
     """With linear bounds of everything that goes into a ReLU and whose sign is not known yet, layer by layer, each
-    with slopes that were optimised for so many steps (0: CROWN's own).
+    with slopes that were optimised for so many steps; 0: CROWN's own, which comes first, as layers with more than
+    MOST_ROWS open signs are left as they are otherwise.
     """
     for at in problem.graph.relus:
         low, high = problem.known[at]
         free = ((low < 0) & (high > 0)).flatten(1)
         most = int(free.sum(1).max())
         below = sum(math.prod(node.shape) for node in problem.graph.nodes[:at])
-        if not most or most * below > MOST_WORK:
+        if not most or most * below > MOST_WORK or (steps and most > MOST_ROWS) or _exact(problem, at):
             continue
         places = free.int().argsort(dim=1, descending=True, stable=True)[:, :most]
         width = max(1, AT_ONCE // (len(free) * max(math.prod(node.shape) for node in problem.graph.nodes[: at + 1])))
         known = dict(problem.known)
         for some in places.split(width, 1):
-            known[at] = _tighter(problem, at, some, known[at], steps if most <= MOST_ROWS else 0)
+            known[at] = _tighter(problem, at, some, known[at], steps)
         found = intervals(problem.graph, problem.ball, known)
         problem = replace(problem, known={one: found[one] for one in problem.graph.relus})
     return problem
+
+
+def _exact(problem: Problem, at: int) -> bool:
+    """Whether interval arithmetic leaves nothing to gain: in a box, up to the first map that mixes values."""
+    mixed, node = 0, problem.graph.nodes[at]
+    while node.affine is not None:
+        mixed += not isinstance(node.affine, Scale | Reshape)
+        node = problem.graph.nodes[node.inputs[0]]
+    return problem.ball.norm == "Linf" and node.kind == "input" and mixed <= 1
 
 
 def _tighter(problem: Problem, at: int, places: Tensor, between: Between, steps: int) -> Between:

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import click
 
-from bench.commands import completing, exchange, verifying
+from bench.commands import certify, completing, exchange, verifying
 from bench.commands.options import (
     ARCH,
     AUDIT,
@@ -380,6 +380,7 @@ def list_(what: str, results: Path) -> int:
     return 0
 
 
+app.add_command(certify.certify)
 app.add_command(verifying.verify)
 app.add_command(exchange.export_)
 app.add_command(exchange.import_)

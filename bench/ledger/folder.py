@@ -69,6 +69,10 @@ class Results:
         """The diagnosis of one network in one threat model."""
         return self.root / "diagnoses" / check_id(run_id) / f"{check_id(f'{norm.lower()}-{eps:g}')}.json"
 
+    def certificate(self, run_id: str, certificate_id: str) -> Path:
+        """What was proven of one network."""
+        return self.root / "certificates" / check_id(run_id) / f"{check_id(certificate_id)}.json"
+
     def table(self, name: str) -> Path:
         """The table as CSV."""
         return self.root / "tables" / f"{check_id(name)}.csv"
