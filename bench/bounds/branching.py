@@ -20,6 +20,7 @@ from bench.bounds.linear import Line, least, line
 from bench.bounds.root import Problem, slack
 
 RATE_SLOPE, RATE_SIGN, DECAY = 0.1, 0.1, 0.98
+INSIDE = 1 - 1e-4
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,8 @@ class _Search:
         with torch.no_grad():
             self._bound(some, some.slope, some.weight, rows=rows)
             fast = self.problem.fast
-            images = _repeated(fast.ball, len(some.row)).lowest(rows[0].squeeze(1))
+            within = Ball(fast.ball.norm, fast.ball.radius * INSIDE, fast.ball.x)  # float32 rounds the image too
+            images = _repeated(within, len(some.row)).lowest(rows[0].squeeze(1))
             wrong = fast.graph.forward(images).argmax(1) != self.problem.y
         return images[wrong.nonzero()[0, 0]] if bool(wrong.any()) else None
 

@@ -41,6 +41,7 @@ from bench.ledger.certificates import (
     write_certificate,
 )
 from bench.ledger.ids import slug
+from bench.ledger.spec import CLEAN
 from bench.subjects.chosen import Choice, Subject, choose_norm
 from bench.subjects.data import Images, check_images
 from bench.subjects.device import choose_device, describe
@@ -100,18 +101,14 @@ def certify_model(
                 found = prove(subject.network, images, logits, threat, effort, progress)
     except ModelError as error:
         raise UserError(f"{choice.model}: {error}") from error
-    about = {
-        "method": SMOOTHING if smoothing else BOUNDS,
-        "settings": settings_of(smoothing or effort),
-        "seed": seed,
-        "dataset": loaded.name,
-        "provenance": provenance(describe(device), torch.get_num_threads()),
-    }
+    settings = settings_of(smoothing or effort)
+    where = provenance(describe(device), torch.get_num_threads())
+    about = {"settings": settings, "seed": seed, "dataset": loaded.name, "provenance": where}
+    about["method"] = SMOOTHING if smoothing else BOUNDS
     cost = Cost(time.perf_counter() - started, 0, 0)
     record = _record(subject, images, threat, found, cost, about)
     path = write_certificate(choice.results, record)
-    clean = float((logits.argmax(1) == images.y).float().mean())
-    lines = _smoothed_lines(record, smoothing) if smoothing else _lines(record, bracket(choice.results, record), clean)
+    lines = _smoothed_lines(record, smoothing) if smoothing else _lines(record, bracket(choice.results, record))
     return [*lines, f"data: {loaded.source}", f"record: {path}"]
 
 
@@ -143,10 +140,10 @@ def prove(
     cannot be bounded.
     """
     x, y = images.x.cpu(), images.y.cpu()
-    above = LEAST_MARGIN * max(1.0, float(logits.abs().max()))
+    above = LEAST_MARGIN * max(1.0, float(logits.detach().abs().max()))
     prover = _Prover(Target(deepcopy(model).cpu()), threat, above, effort or Effort())
     graph = read(model, x[:2])
-    found = [Found(BROKEN, "clean")] * len(x)
+    found = [Found(BROKEN, CLEAN)] * len(x)
     right = (logits.argmax(1) == y).nonzero().squeeze(1)
     for rows in right.split(AT_ONCE):
         problem = start(graph, Ball(threat.norm, threat.limit, x[rows].double()), y[rows])  # type: ignore[arg-type]
@@ -241,7 +238,7 @@ def _record(
     )
 
 
-def _lines(record: CertificateRecord, found: Bracket, clean: float) -> list[str]:
+def _lines(record: CertificateRecord, found: Bracket) -> list[str]:
     """What came out, beside what attacks on the same weights say."""
     n, domains = found.n, sum(record.domains)
     by = Counter(by for by, verdict in zip(record.by, record.verdicts, strict=True) if verdict == PROVEN)
@@ -251,7 +248,7 @@ def _lines(record: CertificateRecord, found: Bracket, clean: float) -> list[str]
     left = n - len(found.proven) - len(found.broken)
     lines = [
         f"{record.run_id}: {record.norm} {radius(record.eps)}, {n} images of {record.dataset}",
-        f"clean accuracy: {clean:.2%}",
+        f"clean accuracy: {1 - record.by.count(CLEAN) / n:.2%}",
         f"proven: {len(found.proven)} ({found.low:.2%}){f': {ways}' if ways else ''}; {domains} domains bounded",
         f"broken: {len(found.broken)} ({len(found.broken) / n:.2%}); {words}",
         f"open: {left} ({left / n:.2%})",

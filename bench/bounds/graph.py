@@ -71,6 +71,10 @@ class Graph:
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, H, W] -> logits [B, K]."""
+        return self.values(x)[-1]
+
+    def values(self, x: Tensor) -> list[Tensor]:
+        """What each node computes of x."""
         values: list[Tensor] = []
         for node in self.nodes:
             given = [values[at] for at in node.inputs]
@@ -80,7 +84,7 @@ class Graph:
                 values.append(node.affine.forward(given[0]))
             else:
                 values.append(given[0].relu() if node.kind == "relu" else given[0] + given[1])
-        return values[-1]
+        return values
 
     def to(self, dtype: torch.dtype) -> Graph:
         """The same in another precision."""
