@@ -14,7 +14,7 @@ from attacks.contract import ThreatModel
 from bench.bounds.ball import Ball
 from bench.bounds.branching import Budget
 from bench.bounds.certify import BRANCHING, LEAST_MARGIN, Effort, prove
-from bench.bounds.graph import Graph, read
+from bench.bounds.graph import read
 from bench.bounds.interval import intervals
 from bench.bounds.root import Problem, of_margins, start, tightened
 from bench.ground.config import UserError
