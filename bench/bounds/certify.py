@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -94,11 +95,11 @@ def certify_model(
         logits = target.true_logits(images.x.to(device)).cpu()
         check_logits(logits, loaded.classes)
         with Progress() as progress:
-            progress.begin(f"certifying {choice.model}", len(images))
+            advance = progress.count(f"certifying {choice.model}", len(images))
             if smoothing:
-                found = _smoothed(target, images, threat, smoothing, seed, progress)
+                found = _smoothed(target, images, threat, smoothing, seed, advance)
             else:
-                found = prove(subject.network, images, logits, threat, effort, progress)
+                found = prove(subject.network, images, logits, threat, effort, advance)
     except ModelError as error:
         raise UserError(f"{choice.model}: {error}") from error
     settings = settings_of(smoothing or effort)
@@ -132,7 +133,7 @@ def prove(
     logits: Tensor,
     threat: ThreatModel,
     effort: Effort | None = None,
-    progress: Progress | None = None,
+    advance: Callable[[], None] | None = None,
 ) -> list[Found]:
     """One verdict per image of what bounds alone know. model: in evaluation mode; logits [N, K]: its own, on a CPU.
 
@@ -149,8 +150,8 @@ def prove(
         problem = start(graph, Ball(threat.norm, threat.limit, x[rows].double()), y[rows])  # type: ignore[arg-type]
         for row, one in zip(rows.tolist(), prover.few(problem), strict=True):
             found[row] = one
-            if progress:
-                progress.advance()
+            if advance:
+                advance()
     return found
 
 
@@ -201,7 +202,7 @@ class _Prover:
 
 
 def _smoothed(
-    target: Target, images: Images, threat: ThreatModel, how: Smoothing, seed: int, progress: Progress
+    target: Target, images: Images, threat: ThreatModel, how: Smoothing, seed: int, advance: Callable[[], None]
 ) -> list[Found]:
     found = []
     for x, y, image in zip(images.x, images.y.tolist(), images.ids.tolist(), strict=True):
@@ -211,7 +212,7 @@ def _smoothed(
             found.append(Found(BROKEN if far > 0 else OPEN, "votes", far))
         else:
             found.append(Found(PROVEN if far >= threat.eps else OPEN, "votes", far))
-        progress.advance()
+        advance()
     return found
 
 

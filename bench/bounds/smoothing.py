@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from scipy.special import betaincinv, ndtri
+from scipy.special import ndtri
 from torch import Tensor
 
 from attacks.noise import Noise, derive_seed
 from attacks.target import Target
 from bench.ground.config import UserError
+from bench.ground.stats import clopper_pearson
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def share_at_least(votes: int, draws: int, failure: float) -> float:
     """The lower end of a one-sided interval of level 1 - failure: Clopper and Pearson 1934,
     https://doi.org/10.1093/biomet/26.4.404.
     """
-    return float(betaincinv(votes, draws - votes + 1, failure)) if votes else 0.0
+    return 1 - clopper_pearson(draws - votes, draws, 1 - failure)
 
 
 def votes(target: Target, x: Tensor, image: int, how: Smoothing, seed: int) -> tuple[int, int]:

@@ -56,6 +56,10 @@ def certify(model: str, budget: int, sigma: float | None, draws: int, **given: A
 
     MODEL as in `bench attack`; --norm Linf (the default) or L2, by --smoothing always L2. Attack records of the same
     weights bound it from above. Takes all test images unless told otherwise.
+
+    \b
+    Example:
+      bench certify RUN_ID --eps 2/255 --images 100
     """
     from bench.bounds.branching import Budget
     from bench.bounds.certify import Effort, certify_model

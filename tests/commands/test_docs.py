@@ -33,6 +33,7 @@ TINY = {
     "train": SHORT,
     "attack": ["--images", "5"],
     "diagnose": ["--images", "5"],
+    "certify": ["--images", "5", "--budget", "20"],
 }
 READS = ("list", "report", "attack", "diff", "check")  # what several pages have is run once
 SAID: dict[tuple[str, ...], str] = {}
