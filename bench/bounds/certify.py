@@ -106,11 +106,9 @@ def certify_model(
     where = provenance(describe(device), torch.get_num_threads())
     about = {"settings": settings, "seed": seed, "dataset": loaded.name, "provenance": where}
     about["method"] = SMOOTHING if smoothing else BOUNDS
-    cost = Cost(time.perf_counter() - started, 0, 0)
-    record = _record(subject, images, threat, found, cost, about)
-    path = write_certificate(choice.results, record)
+    record = _record(subject, images, threat, found, Cost(time.perf_counter() - started, 0, 0), about)
     lines = _smoothed_lines(record, smoothing) if smoothing else _lines(record, bracket(choice.results, record))
-    return [*lines, f"data: {loaded.source}", f"record: {path}"]
+    return [*lines, f"data: {loaded.source}", f"record: {write_certificate(choice.results, record)}"]
 
 
 def _threat(norm: str, eps: float, smoothing: Smoothing | None) -> ThreatModel:
