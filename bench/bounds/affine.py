@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_input
 
 Shape = tuple[int, ...]
 Pair = tuple[int, int]
@@ -105,7 +106,7 @@ class Convolution:
         count = rows.shape[:2]
         if rows.dtype == torch.float64:  # half the time of the transposed convolution, which in float32 is the faster
             flat = rows.flatten(0, 1)
-            back = torch.nn.grad.conv2d_input(
+            back = conv2d_input(
                 (len(flat), *self.shape), self.weight, flat, self.stride, self.padding, self.dilation, self.groups
             )
             return back.view(*count, *self.shape), rows.sum((3, 4)) @ self.bias

@@ -122,7 +122,7 @@ class _Search:
             if step == self.budget.steps or bool((best.bound > self.above).all()):
                 break
             adam.zero_grad()
-            (-bound.sum()).backward()  # type: ignore[no-untyped-call]
+            (-bound.sum()).backward()
             adam.step()
             with torch.no_grad():
                 slope.clamp_(0.0, 1.0)

@@ -104,7 +104,7 @@ def certify_model(
         raise UserError(f"{choice.model}: {error}") from error
     settings = settings_of(smoothing or effort)
     where = provenance(describe(device), torch.get_num_threads())
-    about = {"settings": settings, "seed": seed, "dataset": loaded.name, "provenance": where}
+    about: dict[str, Any] = {"settings": settings, "seed": seed, "dataset": loaded.name, "provenance": where}
     about["method"] = SMOOTHING if smoothing else BOUNDS
     record = _record(subject, images, threat, found, Cost(time.perf_counter() - started, 0, 0), about)
     lines = _smoothed_lines(record, smoothing) if smoothing else _lines(record, bracket(choice.results, record))
@@ -218,7 +218,7 @@ def _record(
     subject: Subject, images: Images, threat: ThreatModel, found: list[Found], cost: Cost, about: dict[str, Any]
 ) -> CertificateRecord:
     """about: method, settings, seed, dataset and provenance."""
-    same = {"norm": threat.norm, "eps": threat.eps, "images_sha256": images.sha256}
+    same: dict[str, Any] = {"norm": threat.norm, "eps": threat.eps, "images_sha256": images.sha256}
     identity = {**same, "version": VERSION, **{key: about[key] for key in ("method", "settings", "seed", "dataset")}}
     name = "-".join([about["method"], threat.norm.lower(), slug(radius(threat.eps))])
     return CertificateRecord(

@@ -295,7 +295,7 @@ def _name(node: fx.Node) -> str:
 
 def _shape(node: fx.Node) -> Shape:
     """Of one image's values."""
-    meta = node.meta.get("tensor_meta")
+    meta: Any = node.meta.get("tensor_meta")
     if not hasattr(meta, "shape"):
         raise UserError(f"no bounds: the operation {_name(node)!r} returns no tensor")
     return tuple(meta.shape[1:])

@@ -122,7 +122,7 @@ def optimised(
         if step == steps - 1:
             break
         adam.zero_grad()
-        (-bound.sum()).backward()  # type: ignore[no-untyped-call]
+        (-bound.sum()).backward()
         adam.step()
         with torch.no_grad():
             for one in slopes.values():

@@ -63,7 +63,7 @@ class Problem:
         rows.scatter_(2, others.unsqueeze(2), -1.0)
         return rows.scatter_(2, self.y.view(-1, 1, 1).expand(-1, classes - 1, 1), 1.0)
 
-    def __getitem__(self, rows: Tensor) -> Problem:
+    def __getitem__(self, rows: Tensor | slice) -> Problem:
         known = {at: (low[rows], high[rows]) for at, (low, high) in self.known.items()}
         return Problem(self.graph, self.ball[rows], self.y[rows], known)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from bench.ground.config import UserError
 from bench.ground.files import read_json, write_json
@@ -16,8 +16,11 @@ from bench.ledger.evals import DISTANCES, beyond, read_eval
 from bench.ledger.folder import Results, broken, own
 from bench.ledger.ids import check_id, check_seed, digest
 
-PROVEN, BROKEN, OPEN = "proven", "broken", "open"
-BOUNDS, SMOOTHING = "bounds", "smoothing"
+PROVEN: Final = "proven"
+BROKEN: Final = "broken"
+OPEN: Final = "open"
+BOUNDS: Final = "bounds"
+SMOOTHING: Final = "smoothing"
 Verdict = Literal["proven", "broken", "open"]
 Method = Literal["bounds", "smoothing"]
 
