@@ -31,7 +31,7 @@ FILES = [path for room in ("attacks", "trainers", "bench") for path in sorted((R
 # module:factory, which says so, and libraries, by names that stand in the code
 IMPORTERS = {"bench/subjects/factories.py", "attacks/adapters/__init__.py"}
 IMPORTERS |= {"bench/subjects/outside.py"}  # module:name, and entry points of installed packages
-IMPORTERS |= {"bench/subjects/hubs.py", "bench/subjects/zoo.py"}
+IMPORTERS |= {"bench/subjects/hubs.py", "bench/subjects/zoo.py", "bench/__init__.py"}  # names that stand there
 CODE = {"eval", "exec", "compile", "__import__", "runpy.run_path", "runpy.run_module", "os.system", "os.popen"}
 CODE |= {f"{module}.{name}" for module in ("pickle", "marshal", "dill", "joblib") for name in ("load", "loads")}
 CODE |= {"shelve.open", "yaml.load", "pd.read_pickle", "pandas.read_pickle", "importlib.reload"}
