@@ -164,7 +164,6 @@ def train_tiny(trainer: Trainer, folder: Path, steps: Any, schedule: Schedule = 
         save_file(last.state, folder / f"{n}-last.safetensors")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("trainer", [MAT(INNER), MATMP(THREE[:2])], ids=["mat", "mat-mp"])
 def test_ten_kills_at_random_moments_of_a_training_change_no_byte(
     trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -58,7 +58,6 @@ from bench.ground.config import UserError, choose
 from bench.ground.terminal import tell, warn
 from bench.ledger.folder import Results
 
-LONGEST = 1500  # characters of a sentence; what was given may be of any length
 OUTPUT_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -433,9 +432,5 @@ def _sigterm_as_exception() -> Iterator[None]:
 
 
 def _complain(sentence: str, code: int = 2) -> int:
-    """One line, whatever was given or another package said, and no longer than a screen."""
-    line = " ".join(sentence.split())
-    if len(line) > LONGEST:
-        line = f"{line[: LONGEST * 2 // 3]} ... {line[-LONGEST // 3 :]}"
-    warn(line)
+    warn(sentence)
     return code

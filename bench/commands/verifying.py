@@ -106,7 +106,7 @@ def _replay(name: str | None, told: set[str], given: dict[str, Any]) -> int:
             tell("\n".join(found.lines))
             wrong += len(found.mismatches)
     for sentence in refused:
-        warn(" ".join(sentence.split()))
+        warn(sentence)
     return 1 if wrong else min(refused.values(), default=0)
 
 

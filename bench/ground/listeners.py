@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TextIO
@@ -16,6 +15,7 @@ from rich.text import Text
 
 from bench.ground import events
 from bench.ground.events import Event
+from bench.ground.provenance import seconds_since_1970
 from bench.ground.tally import Tally
 from bench.ground.terminal import visible
 
@@ -128,7 +128,7 @@ class Json(Listener):
 
     def hear(self, event: Event) -> None:
         """Print it, whole, at once."""
-        content = {"event": event.kind, "time": time.time()} | vars(event)
+        content = {"event": event.kind, "time": seconds_since_1970()} | vars(event)
         self.out.write(json.dumps(_finite(content), allow_nan=False) + "\n")
         self.out.flush()
 

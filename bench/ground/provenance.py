@@ -93,3 +93,8 @@ def _git(*arguments: str) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()
+
+
+def seconds_since_1970() -> float:
+    """The wall clock, for what is written down beside an event; no duration is taken from it."""
+    return datetime.now(UTC).timestamp()

@@ -7,6 +7,7 @@ import unicodedata
 
 import click
 
+LONGEST = 1500  # characters of a sentence; what was given may be of any length
 KEPT = "\n\t"
 # control characters, formats that show nothing or turn the line around, separators of lines, halves of characters
 HIDDEN = ("Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn")
@@ -31,5 +32,8 @@ def tell(text: object, err: bool = False) -> None:
 
 
 def warn(sentence: str) -> None:
-    """A line on standard error that is about what was given."""
-    print(f"bench: {visible(sentence)}", file=sys.stderr)
+    """A line on standard error that is about what was given: one, and no longer than a screen, whatever that was."""
+    line = " ".join(sentence.split())
+    if len(line) > LONGEST:
+        line = f"{line[: LONGEST * 2 // 3]} ... {line[-LONGEST // 3 :]}"
+    print(f"bench: {visible(line)}", file=sys.stderr)

@@ -58,13 +58,13 @@ def find(kind: Kind, name: str, ours: Mapping[str, Any], lists: str) -> Found:
     """One of `ours`, of an installed package, or module:name. lists: the `bench list` that shows them. Raises
     UserError.
     """
-    if name in ours:
+    if isinstance(name, str) and name in ours:
         packages.say_hidden(kind, name)
         return Found(ours[name], "", f"{kind} {name!r}")
     if isinstance(name, str) and ":" in name:
         factories.load_module(name, name.partition(":")[0])
         return _found(name, name, f"{kind} {name}", "")
-    entry = packages.find(kind, name)
+    entry = packages.find(kind, name) if isinstance(name, str) else None
     if entry is None:
         choose(name, known(kind, ours), kind, lists)
     assert entry is not None

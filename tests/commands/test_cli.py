@@ -439,7 +439,7 @@ def test_what_cannot_be_recorded_is_not_attacked(results, tmp_path, capsys, monk
     evals = results / "evals" / run_id
     shutil.rmtree(evals)
     evals.write_text("in the way")
-    monkeypatch.setattr("bench.running.attack.evaluate", lambda *given, **more: pytest.fail("hours were spent"))
+    monkeypatch.setattr("bench.running.attack.evaluate_audited", lambda *given, **more: pytest.fail("hours were spent"))
     code, _, err = bench(capsys, "attack", run_id, "fgsm-digits", "--results", results)
     assert code == 2 and "cannot make" in err
 

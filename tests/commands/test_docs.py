@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import click
@@ -74,6 +75,7 @@ def place(tmp_path, results, monkeypatch) -> Path:
     shutil.copytree(results, tmp_path / "results")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_model", raising=False)  # that of another page, or test
     return tmp_path
 
 

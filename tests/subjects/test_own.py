@@ -71,6 +71,7 @@ def mine(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     for said in (factories._warn, outputs._say, own._say):
         said.cache_clear()
+    sys.modules.pop("mine", None)  # another test's
     factories.load_module("mine:shaped", "mine")
     mine = sys.modules["mine"]
     mine.asked.clear()

@@ -243,5 +243,5 @@ def test_every_table_can_be_planned_and_nothing_is_written(name, tmp_path):
     sources = {cell.source_run_id.rpartition(".")[0] for cell in job.plan.cells if cell.source_run_id}
     lines = job.describe()
     assert sum(line.startswith("  train") for line in lines) == len(trainings | teachers | sources)
-    assert {tuple(line.split()[1:]) for line in lines if line.startswith("  attack")} == attacks
+    assert {tuple(line.split()[1:]) for line in lines if line.startswith("  attack  ")} == attacks
     assert not list(tmp_path.iterdir())

@@ -21,6 +21,16 @@ from trainers.loop import Fit, Snapshot, _out_of_patience, fit
 from trainers.schedule import Schedule
 
 
+def same(first: Fit, second: Fit) -> None:
+    """Best and last, weights and figures."""
+    for one, two in zip([*first.best, *first.last], [*second.best, *second.last], strict=True):
+        assert (one.epoch, one.clean, one.robust) == (two.epoch, two.clean, two.robust)
+        assert all(torch.equal(value, two.state[name]) for name, value in one.state.items())
+    assert [(r.loss, r.single_step, r.forward_passes) for r in first.history] == [
+        (r.loss, r.single_step, r.forward_passes) for r in second.history
+    ]
+
+
 @pytest.mark.parametrize("name", sorted(TRAINERS))
 @pytest.mark.parametrize("law", [law for law in LAWS if law is not learns], ids=lambda law: law.__name__)
 def test_a_method_keeps_its_promises(law, name):
