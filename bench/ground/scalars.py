@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,6 +10,7 @@ from bench.ground import events
 from bench.ground.config import UserError, first_line
 from bench.ground.events import Event
 from bench.ground.listeners import Listener
+from bench.ground.provenance import seconds_since_1970
 
 
 class TensorBoard(Listener):
@@ -58,7 +58,7 @@ class TensorBoard(Listener):
         writer = self.writers[event.training] = self.files.EventFileWriter(str(place), filename_suffix=".bench")
         if written:
             log = self.events.SessionLog(status=self.events.SessionLog.START)
-            writer.add_event(self.events.Event(wall_time=time.time(), step=event.epoch + 1, session_log=log))
+            writer.add_event(self.events.Event(wall_time=seconds_since_1970(), step=event.epoch + 1, session_log=log))
             writer.flush()
 
     def _write(self, event: events.TrainEpoch) -> None:
@@ -68,7 +68,7 @@ class TensorBoard(Listener):
                 points[f"validation/{name}" + (f"-h{n}" if len(values) > 1 else "")] = value
         values = [self.summaries.Summary.Value(tag=tag, simple_value=value) for tag, value in points.items()]
         summary, writer = self.summaries.Summary(value=values), self.writers[event.training]
-        writer.add_event(self.events.Event(wall_time=time.time(), step=event.epoch, summary=summary))
+        writer.add_event(self.events.Event(wall_time=seconds_since_1970(), step=event.epoch, summary=summary))
         writer.flush()  # a process that is killed leaves every epoch that it told of
 
 

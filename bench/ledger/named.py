@@ -70,12 +70,20 @@ def _fields(cls: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> dict[str,
             found |= _fields(classes[name], classes)
     for node in cls.body:
         if isinstance(node, ast.AnnAssign) and "ClassVar" not in ast.unparse(node.annotation):
-            read = _fraction if isinstance(node.value, ast.BinOp) else ast.literal_eval
+            value = _default(node.value)
+            read = _fraction if isinstance(value, ast.BinOp) else ast.literal_eval
             try:
-                found[ast.unparse(node.target)] = read(node.value)  # type: ignore[arg-type]
+                found[ast.unparse(node.target)] = read(value)  # type: ignore[arg-type]
             except (ValueError, TypeError):  # none, or made of other classes
                 continue
     return {name: value for name, value in found.items() if name != "version"}
+
+
+def _default(value: ast.expr | None) -> ast.expr | None:
+    """What stands behind `= `, or in it as field(default=...)."""
+    if isinstance(value, ast.Call) and ast.unparse(value.func) == "field":
+        return next((one.value for one in value.keywords if one.arg == "default"), None)
+    return value
 
 
 def _fraction(node: ast.BinOp) -> float:

@@ -138,6 +138,8 @@ def _contradictions(plan: Plan) -> Iterator[str]:
         yield "an attack or a recipe has no settings"
     elif any(cell.at is not None and "threat" not in plan.attacks[cell.attack]["settings"] for cell in plan.cells):
         yield "a cell has a radius that its attack does not have"
+    if not all(cell.at is None or 0 <= cell.at < float("inf") for cell in plan.cells):
+        yield "the radius of a cell is none"
 
 
 def _is_resolved(kind: Mapping[str, Any]) -> bool:

@@ -26,6 +26,7 @@ from attacks.target import Target, default_batch_size
 from bench.ground.config import UserError
 from bench.ground.files import cache_folder, read_json, write_json
 from bench.ground.progress import Told
+from bench.ground.provenance import seconds_since_1970
 from bench.judge.evaluate import evaluate
 from bench.running.tune import key
 from bench.subjects.data import Images
@@ -255,7 +256,7 @@ def _kept(name: str, kind: type[T], make: Callable[[], T]) -> T:
 
 def _read(file: Path, kind: type[T]) -> T | None:
     try:
-        fresh = file.exists() and time.time() - file.stat().st_mtime < FRESH
+        fresh = file.exists() and seconds_since_1970() - file.stat().st_mtime < FRESH
         return read_json(file, kind) if fresh else None
     except (UserError, OSError):  # damaged, of another release, or not to be read: measured anew
         return None

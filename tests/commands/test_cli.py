@@ -174,6 +174,7 @@ def test_steps_in_l1_that_are_too_wide_for_small_images_are_told_with_what_is_st
 
 
 def test_attack_on_a_users_own_model(tmp_path, capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "my_model", raising=False)  # another test's
     (tmp_path / "my_model.py").write_text(
         "import torch\nfrom torch import nn\n"
         "def good():\n    torch.manual_seed(0)\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"

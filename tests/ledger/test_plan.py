@@ -205,6 +205,9 @@ MISFITS: dict[str, Callable[[plan.Plan], dict[str, Any]]] = {
     "attack or a recipe has no settings": lambda made: {
         "attacks": made.attacks | {"cw-tiny": {"settings": {"threat": {"norm": ["Linf"], "eps": 0.1}}}}
     },
+    "the radius of a cell is none": lambda made: {
+        "cells": [cell if cell.attack == "clean" else replace(cell, at=-1.0) for cell in made.cells]
+    },
     "radius that its attack": lambda made: {"cells": [replace(cell, at=0.5) for cell in made.cells]},
 }
 
