@@ -37,6 +37,7 @@ def test_a_benchmark_runs_and_prints_its_rows(name):
         assert row in ran.stdout
 
 
+@pytest.mark.slow
 def test_the_speed_of_attacks_runs_for_all_of_them():
     for library in ("foolbox", "torchattacks"):
         pytest.importorskip(library)

@@ -106,6 +106,7 @@ def finished(results: Path) -> dict[Path, tuple[int, int]]:
     return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in done}
 
 
+@pytest.mark.slow
 def test_a_table_that_is_killed_again_and_again_loses_nothing_and_repeats_nothing(tmp_path):
     """In training and in attacking; then 1 or 2 files later each time, and at any moment after. BENCH_KILLS=100 kills a
     run of table5 so often.
@@ -164,7 +165,9 @@ def train_tiny(trainer: Trainer, folder: Path, steps: Any, schedule: Schedule = 
         save_file(last.state, folder / f"{n}-last.safetensors")
 
 
-@pytest.mark.parametrize("trainer", [MAT(INNER), MATMP(THREE[:2])], ids=["mat", "mat-mp"])
+@pytest.mark.parametrize(
+    "trainer", [MAT(INNER), pytest.param(MATMP(THREE[:2]), marks=pytest.mark.slow)], ids=["mat", "mat-mp"]
+)
 def test_ten_kills_at_random_moments_of_a_training_change_no_byte(
     trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

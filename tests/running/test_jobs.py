@@ -95,7 +95,14 @@ def test_a_helper_that_dies_costs_nothing(folder, whole, monkeypatch):
     assert content(job.results.root) == content(whole)
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    "number, code",
+    [
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        (signal.SIGKILL, -9),
+    ],
+)
 def test_helpers_end_with_the_first_process_and_nothing_is_lost(folder, whole, number, code):
     """Then the same command ends in the same bits. A terminal sends Ctrl-C to all processes."""
     command = [sys.executable, "-m", "bench", "run", "small.toml", *LONG, "--jobs", "2"]
