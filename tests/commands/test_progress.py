@@ -132,6 +132,9 @@ def test_a_training_writes_its_curves(tmp_path, capsys):
     assert folder.name == lines[-1]["networks"][0].partition(".")[0] and _steps(folder) == {1, 2}
 
 
+SHOWN = re.compile(r"(\[[= ]{12}\] (?:training|epoch) [^\r\n]*)[\r\n]")  # a whole line of the view, not one of the forecast
+
+
 def test_ctrl_c_gives_the_terminal_back(table):
     """A real terminal of 40 columns for standard error, the result to a file; stopped once a training is shown."""
     ours, theirs = pty.openpty()
@@ -145,15 +148,15 @@ def test_ctrl_c_gives_the_terminal_back(table):
     try:
         while piece := os.read(ours, 4096):
             written += piece.decode(errors="replace")
-            if "training at-digits" in written and not asked:
+            if SHOWN.search(written) and not asked:
                 process.send_signal(signal.SIGINT)
                 asked = True
     except OSError:  # Linux's way to say that the other end is closed
         pass
     out, _ = process.communicate(timeout=120)
     os.close(ours)
-    (shown,) = set(re.findall(r"(\[ {12}\] training at-digits[^\r\n]*)", written))
-    assert len(shown) == 40 and shown.endswith("…"), "cut at the edge"
+    shown = SHOWN.findall(written)
+    assert shown and all(len(line) == 40 and line.endswith("…") for line in shown), "cut at the edge"
     assert process.returncode == 130 and out == b""
     assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l"), "the cursor shows again"
     assert "bench: stopped; what is done is kept" in written[written.rindex("\x1b[?25h") :]
