@@ -88,7 +88,12 @@ def attack(
         )
     choice, how, say = _given(model, x, y, norm, eps, images, dict(more))
     with untouched():
-        return _result(attack_model(choice, (attack,), how, say), attack, (), choice)
+        return attacked(choice, (attack,), how, say)
+
+
+def attacked(choice: Choice, attacks: tuple[str, ...], how: How, say: Say) -> Result:
+    """`attack`, of a choice. Raises UserError, AttackError."""
+    return _result(attack_model(choice, attacks, how, say), "+".join(attacks), (), choice)
 
 
 def verdict(choice: Choice, attacks: tuple[str, ...], how: How, say: Say) -> Result:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from torch import Tensor
@@ -84,6 +85,20 @@ class Result:
         if not self.findings:
             return "no sign speaks against the number; no check was made"
         return f"nothing speaks against the number; {len(self.findings)} of {len(CHECKS)} checks made, all passed"
+
+    def as_json(self) -> dict[str, Any]:
+        """All but the images, in what JSON knows; docs/evaluate.md names every key."""
+        about = ("model", "dataset", "norm", "eps", "name", "trust", "signs", "notes", "not_run", "next")
+        return {
+            **{key: getattr(self, key) for key in about},
+            "clean": self.clean._asdict(),
+            "robust": self.robust._asdict(),
+            "attacks": self.attacks.to_dict("records"),
+            "fell": {name: list(map(int, ids)) for name, ids in self.fallen.groupby("fell_under")["image"]},
+            "findings": [asdict(one) for one in self.findings],
+            "cost": asdict(self.cost),
+            "record": None if self.record is None else str(self.record),
+        }
 
     def __repr__(self) -> str:
         from bench.api.screen import text

@@ -7,11 +7,13 @@ and SIGTERM are one sentence and 130 or 143, and what is done is kept.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,6 +30,7 @@ from bench.commands.options import (
     DATA_DIR,
     DEVICE,
     EPS,
+    FORMAT,
     IMAGES,
     INDICES,
     KEEP,
@@ -54,7 +57,7 @@ from bench.commands.options import (
     progress_of,
     run_options_of,
 )
-from bench.ground.config import UserError, choose
+from bench.ground.config import UserError, choose, settings_of
 from bench.ground.terminal import tell, warn
 from bench.ledger.folder import Results
 
@@ -227,7 +230,7 @@ def check(names: tuple[str, ...], reference: Path | None, paper: bool, update: b
 @app.command()
 @click.argument("first", metavar="A", shell_complete=completing.of(completing.runs))
 @click.argument("second", metavar="B", shell_complete=completing.of(completing.runs))
-@click.option("--format", "style", default="text", show_default=True, type=click.Choice(["text", "json"]))
+@FORMAT
 @RESULTS
 def diff(first: str, second: str, style: str, results: Path) -> int:
     """Which images flipped between A and B, and whether it may be chance.
@@ -283,7 +286,8 @@ def train(recipe: str, **given: Any) -> int:
 @options(*DATA, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, COMPILE, KEEP)
 @options(EPS, NORM, SEED, AUDIT, INDICES, MEAN, STD, NORMALIZATION, RANGE, LABELS, WEIGHTS, WEIGHTS_KEY)
 @click.option("--source", metavar="MODEL", help="Craft the attack on this model instead, and judge it on MODEL.")
-def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
+@FORMAT
+def attack(model: str, attacks: tuple[str, ...], style: str, **given: Any) -> int:
     """Attack MODEL with ATTACK and judge every image; of several attacks the worst case counts.
 
     MODEL: a run id, a weights file (with --arch), module:factory (runs that code), torchvision:NAME, timm:NAME,
@@ -303,12 +307,16 @@ def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
 
     try:
         choice, how = choice_of(model, given), How(**arranged_of(given))
-        if attacks in ((), ("standard",)):
-            from bench.api.evaluating import verdict
-
-            tell(verdict(choice, ("standard",), how, say=partial(tell, err=True)))
-        else:
+        on_one_screen = attacks in ((), ("standard",))
+        if not on_one_screen and style == "text":
             tell("\n".join(attack_model(choice, attacks, how, say=tell).lines))
+            return 0
+        from bench.api.evaluating import attacked, verdict
+
+        with redirect_stdout(sys.stderr):  # a model's own code may print
+            evaluate = partial(verdict, attacks=("standard",)) if on_one_screen else partial(attacked, attacks=attacks)
+            result = evaluate(choice, how=how, say=partial(tell, err=True))
+        tell(result if style == "text" else json.dumps(result.as_json(), indent=1))
     except AttackError as error:
         return _complain(f"no number: {error}", code=1)
     return 0
@@ -319,7 +327,8 @@ def attack(model: str, attacks: tuple[str, ...], **given: Any) -> int:
 @options(*DATA, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, BATCH, EPS, NORM, SEED, INDICES)
 @options(MEAN, STD, NORMALIZATION, RANGE, LABELS, WEIGHTS, WEIGHTS_KEY)
 @click.option("--source", metavar="MODEL", help="Craft the transfer attack on this model, not on a substitute.")
-def diagnose(model: str, **given: Any) -> int:
+@FORMAT
+def diagnose(model: str, style: str, **given: Any) -> int:
     """Check whether MODEL's robustness may be believed: named checks for gradient masking, and a verdict.
 
     MODEL as in `bench attack`, --eps and --norm by default those it was trained with (of several norms the first;
@@ -331,8 +340,9 @@ def diagnose(model: str, **given: Any) -> int:
     """
     from bench.diagnosis.diagnose import diagnose_model
 
-    record, lines = diagnose_model(choice_of(model, given), **given)
-    tell("\n".join(lines))
+    with redirect_stdout(sys.stderr):  # a model's own code may print
+        record, lines = diagnose_model(choice_of(model, given), **given)
+    tell("\n".join(lines) if style == "text" else json.dumps(settings_of(record), indent=1))
     return 1 if any(finding.verdict == "fail" for finding in record.findings) else 0
 
 

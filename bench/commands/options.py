@@ -211,6 +211,7 @@ AUDIT = click.option(
     metavar="N",
     help="Try AutoAttack on N images that strong leaves standing (its default 300), 0 for none.",
 )
+FORMAT = click.option("--format", "style", default="text", show_default=True, type=click.Choice(["text", "json"]))
 QUIET = click.option("--quiet", is_flag=True, help="Say nothing but errors and the result.")
 JSON = click.option(
     "--json", is_flag=True, help="Each event as a JSON object on a line of standard output (docs/progress.md)."

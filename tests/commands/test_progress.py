@@ -132,7 +132,9 @@ def test_a_training_writes_its_curves(tmp_path, capsys):
     assert folder.name == lines[-1]["networks"][0].partition(".")[0] and _steps(folder) == {1, 2}
 
 
-SHOWN = re.compile(r"(\[[= ]{12}\] (?:training|epoch) [^\r\n]*)[\r\n]")  # a whole line of the view, not one of the forecast
+SHOWN = re.compile(
+    r"(\[[= ]{12}\] (?:training|epoch) [^\r\n]*)[\r\n]"
+)  # a whole line of the view, not one of the forecast
 
 
 def test_ctrl_c_gives_the_terminal_back(table):
