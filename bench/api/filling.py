@@ -50,6 +50,7 @@ class Changes(TypedDict, total=False):
     batch_size: int
     gradient_precision: given.Precision
     compile: Compile
+    columns: Mapping[str, str]
     size: int
     crop: int
     classes: int

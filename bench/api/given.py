@@ -39,8 +39,9 @@ class More(TypedDict, total=False):
 
     results: the folder of records, in which what is found out is kept where it is given; without it nothing is, and run
     ids are those of the folder `results`. device: "cpu", "cuda", "cuda:1" or "auto"; of a network in memory only its
-    own. data_dir: where data sets lie. classes: how many, for x, y and a model's name. settings: {"pgd-20.steps": 50}.
-    say: is called with a line as each attack ends, such as print.
+    own. data_dir: where data sets lie. classes: how many, for x, y and a model's name. columns: of a path,
+    {"image": "pixels", "label": "fine"} or one of them. settings: {"pgd-20.steps": 50}. say: is called with a line as
+    each attack ends, such as print.
     """
 
     results: str | os.PathLike[str] | None
@@ -53,6 +54,7 @@ class More(TypedDict, total=False):
     keep_adversarial: bool
     indices: str | os.PathLike[str]
     classes: int
+    columns: Mapping[str, str]
     size: int
     crop: int
     arch: str
@@ -111,6 +113,8 @@ def choice_of(
     if x is None:
         _named(x, y)
         raise UserError("say on which images: evaluate(model, x, y), or a data set's name, as in 'cifar10'")
+    for name in more.keys() & {"columns", "size", "crop"}:
+        raise UserError(f"{name} says how a file or folder is read, and these images are in memory; leave {name} out")
     given = _images(x, y)
     dataset = in_memory(given, _classes(chosen, network, given, more.get("classes")))
     return replace(chosen, dataset=dataset, images=images or (None if "indices" in more else len(given)))
@@ -134,8 +138,12 @@ def how_of(norm: str | None, eps: float | str | None, more: Mapping[str, Any]) -
 
 
 def reading_of(more: Mapping[str, Any]) -> Reading:
-    """How a data set of one's own is read."""
-    return Reading(size=more.get("size"), crop=more.get("crop"), classes=more.get("classes"))
+    """How a data set of one's own is read. Raises UserError."""
+    columns = more.get("columns", {})
+    named = isinstance(columns, Mapping) and columns.keys() <= {"image", "label"}
+    if not named or not all(isinstance(name, str) and name.strip() for name in columns.values()):
+        raise UserError(f"columns = {columns!r}; write {{'image': NAME, 'label': NAME}}, or one of them")
+    return Reading(columns.get("image"), columns.get("label"), more.get("size"), more.get("crop"), more.get("classes"))
 
 
 def _named(x: str | os.PathLike[str] | None, y: Labels | None) -> str | None:

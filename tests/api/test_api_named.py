@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -116,3 +117,17 @@ def test_a_table_is_read_from_its_records(tmp_path):
     assert bench.table(plan.name, results=tmp_path).equals(frame)
     with pytest.raises(bench.UserError, match="unknown planned table 'tinny'"):
         bench.table("tinny", results=tmp_path)
+
+
+def test_columns_of_a_file_are_named_as_on_the_command_line(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8), np.uint8)
+    kinds, others = np.arange(12) % 10, (np.arange(12) + 1) % 10
+    np.savez(tmp_path / "own.npz", pixels=pixels, noise=255 - pixels, kind=kinds, other=others)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
+    given = {"classes": 10, "norm": "Linf", "eps": 0.1}
+    for columns, labels in (
+        ({"image": "pixels", "label": "kind"}, kinds),
+        ({"image": "pixels", "label": "other"}, others),
+    ):
+        result = bench.attack(network, "fgsm", str(tmp_path / "own.npz"), columns=columns, **given)
+        assert result.images["label"].tolist() == labels[result.images["image"]].tolist()
