@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 
@@ -134,8 +134,8 @@ class _Sent(Progress):
         self.listeners = [_Sender(self.send)] if heard else []
 
     def send(self, message: object) -> None:
-        """From any thread."""
-        with self._one_at_a_time:
+        """From any thread. Where the first process is gone nobody listens, and `_end_with_parent` ends this one."""
+        with self._one_at_a_time, suppress(BrokenPipeError):
             self.sink.send(message)
 
     def done(self, one: Hashable, seconds: float) -> None:

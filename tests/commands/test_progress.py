@@ -14,6 +14,7 @@ import subprocess
 import sys
 import termios
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +144,11 @@ def test_ctrl_c_gives_the_terminal_back(table):
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 40, 0, 0))
     environment = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "COLUMNS")}
     environment |= {"TERM": "xterm", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "bench", *table, "--jobs", "1", "--set", "*-digits.schedule.epochs=500"]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=theirs)
+    command = [sys.executable, "-m", "bench", *table, "--jobs", "1", "--set", "*-digits.schedule.epochs=100"]
+    heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a suite in the background ignores Ctrl-C
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=theirs, preexec_fn=heeded
+    )
     os.close(theirs)
     written, asked = "", False
     try:

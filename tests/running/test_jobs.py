@@ -17,11 +17,12 @@ import pytest
 import torch
 from small_table import SMALL, TABLE, content, done
 
+from bench.ground.events import Note
 from bench.ground.locks import locked
 from bench.ground.progress import Progress
 from bench.ledger.folder import Results
 from bench.ledger.ids import training_of
-from bench.running.jobs import fill, fitting
+from bench.running.jobs import _Sent, fill, fitting
 from bench.running.run import Options, TableRun
 from trainers.at import AT
 
@@ -182,3 +183,13 @@ def test_small_networks_get_a_process_for_each_thread(folder, monkeypatch, arch,
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     job = TableRun(str(folder / "small.toml"), Options(Results(folder / "results"), arch=arch))
     assert fitting(job) == jobs
+
+
+def test_a_helper_whose_first_process_is_gone_has_nobody_to_tell():
+    theirs, ours = multiprocessing.Pipe(duplex=False)
+    sent = _Sent(ours, heard=True)
+    sent.say("heard")
+    assert theirs.recv() == Note("heard")
+    theirs.close()
+    sent.say("not heard")
+    sent.done("a cell", 1.0)
