@@ -180,7 +180,7 @@ def trained_at_once(tmp_path: Path, recipe: str, assignments: tuple[str, ...]) -
     return results, whole.run_ids
 
 
-@pytest.mark.parametrize("recipe", ["at-digits", "mat-digits"])
+@pytest.mark.parametrize("recipe", ["at-digits", pytest.param("mat-digits", marks=pytest.mark.slow)])
 def test_three_short_loans_are_one_long_training_to_the_bit(tmp_path: Path, recipe: str):
     own = (*(one.replace("at-digits", recipe) for one in SHORT), f"{recipe}.schedule.ema=0.9")
     whole, ids = trained_at_once(tmp_path, recipe, own)

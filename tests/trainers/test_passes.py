@@ -43,7 +43,14 @@ def both(mode: bool, frozen: bool) -> list[tuple[torch.Tensor, ...]]:
 
 
 @needs_a_compiler
-@pytest.mark.parametrize("mode, frozen", [(True, False), (False, True), (True, True)])
+@pytest.mark.parametrize(
+    "mode, frozen",
+    [
+        pytest.param(True, False, marks=pytest.mark.slow),
+        (False, True),
+        pytest.param(True, True, marks=pytest.mark.slow),
+    ],
+)
 def test_a_compiled_pass_is_the_same_function_and_moves_the_same_statistics(mode: bool, frozen: bool):
     for plain, compiled in zip(*both(mode, frozen), strict=True):
         assert torch.allclose(plain.float(), compiled.float(), rtol=2e-3, atol=2e-4)
