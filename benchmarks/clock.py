@@ -29,7 +29,9 @@ from bench.ledger.folder import Results
 from bench.running import rates
 from bench.running.attack import How, attack_model
 from bench.running.clock import NONE, Clock, Span, probed
-from bench.running.run import Options, TableRun, train_recipe
+from bench.running.recipe import train_recipe
+from bench.running.run import TableRun
+from bench.running.table import Options
 from bench.running.train import Training
 from bench.subjects import data
 from bench.subjects.catalog import Catalog
@@ -40,6 +42,7 @@ SHORT = ("*-quick.schedule.epochs=1",)
 ATTACKED = {  # attack: images
     "pgd-100": 500, "autoattack": 40, "ddn": 200, "square": 60, "boundary": 30, "fog": 200,
 }  # fmt: skip
+SMALL = {"pgd-100": 200, "ddn": 200, "fog": 100, "cw": 50, "boundary": 20, "autoattack": 10}
 TORCHVISION = "torchvision:resnet18"
 
 
@@ -58,7 +61,6 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="digits alone, one epoch, few images")
     parser.add_argument("--images", type=int, default=0, help="of every attack; by default as in ATTACKED")
     options = parser.parse_args()
-    rates.FRESH = -1.0  # every estimate measures anew
     today, threads = datetime.date.today(), torch.get_num_threads()
     print(
         f"{platform.machine()}, {threads} threads, torch {torch.__version__}, {today}, load {os.getloadavg()[0]:.1f}\n"
@@ -69,9 +71,19 @@ def main() -> None:
         pairs = small(results) if options.small else every(results, options.data_dir, options.images)
         for pair in pairs:
             if options.only in pair.name:
-                span, started = pair.estimate(), time.perf_counter()
+                span = anew(pair.estimate)
+                started = time.perf_counter()
                 pair.run()
                 row(pair.name, span, time.perf_counter() - started)
+
+
+def anew(estimate: Callable[[], Span]) -> Span:
+    """From rates measured now; the run that follows finds them, as a second command would."""
+    kept, rates.FRESH = rates.FRESH, -1.0
+    try:
+        return estimate()
+    finally:
+        rates.FRESH = kept
 
 
 def row(name: str, span: Span, took: float) -> None:
@@ -103,8 +115,8 @@ def small(results: Results) -> Iterator[Pair]:
     for method in ("at", "mat", "trades", "at-msd"):
         yield training(f"{method}-digits", "digits", "cnn-small", results, None, once)
     name = train_recipe("at-digits", _options(results, "digits", "cnn-small", None, once))[0]
-    for attack in ("pgd-100-digits", "ddn-digits", "fog-digits", "cw-digits", "boundary-digits", "autoattack-digits"):
-        yield attacking(attack, name, "cnn-small", 10, results, None)
+    for attack, count in SMALL.items():
+        yield attacking(f"{attack}-digits", name, "cnn-small", count, results, None)
 
 
 def _options(results: Results, dataset: str, arch: str, data_dir: Path | None, changes: tuple[str, ...]) -> Options:
@@ -116,8 +128,8 @@ def table(name: str, results: Results, images: int, fast: bool) -> Pair:
     run = TableRun(name, Options(results, "digits", images=images, fast=fast))
 
     def estimate() -> Span:
-        wanted, pace = run._survey()
-        spans = run._foresee(wanted, pace, torch.get_num_threads()).spans.values()
+        wanted, pace = run.survey()
+        spans = run.foresee(wanted, pace, torch.get_num_threads()).spans.values()
         return sum_of(spans)
 
     def work() -> None:

@@ -17,7 +17,7 @@ LONGER = {
     "bench/judge/evaluate.py::evaluate": "the judge's steps in their order, a fifth of it what it promises",
     "bench/judge/union.py::evaluate_union": "as evaluate, for several attacks",
     "bench/ledger/planning.py::make": "one call that names every field of a Plan",
-    "bench/running/run.py::TableRun.__init__": "what a table's names stand for, resolved in an order that matters",
+    "bench/running/table.py::Table.__init__": "what a table's names stand for, resolved in an order that matters",
     "bench/running/train.py::Training._run": "one training from its data to its records",
 }
 MORE_ARGUMENTS = {

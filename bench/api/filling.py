@@ -21,7 +21,9 @@ from bench.ledger.folder import Results
 from bench.ledger.plan import Plan
 from bench.ledger.runs import list_runs
 from bench.running.jobs import fill
-from bench.running.run import Options, Summary, train_recipe
+from bench.running.recipe import train_recipe
+from bench.running.run import Summary
+from bench.running.table import Options
 from bench.subjects import registry
 from bench.subjects.quick import Arrangement
 from bench.tables import cells, figures, report

@@ -92,14 +92,14 @@ def run(table: str, dry_run: bool, jobs: int | None, **given: Any) -> int:
     """
     from bench.api.filling import filled
     from bench.running.jobs import fitting
-    from bench.running.run import TableRun
+    from bench.running.table import Table
     from bench.tables import report
 
     in_words, progress, options = not given["json"], progress_of(given), run_options_of(given)
     if dry_run:
         if not in_words:
             raise UserError("--json says what is done, and with --dry-run nothing is; leave one of them out")
-        planned = TableRun(table, options)
+        planned = Table(table, options)
         tell("\n".join(planned.describe(jobs or fitting(planned))))
         return 0
     with progress:
@@ -261,7 +261,7 @@ def train(recipe: str, **given: Any) -> int:
     Example:
       bench train trades-digits --seeds 0,1
     """
-    from bench.running.run import train_recipe
+    from bench.running.recipe import train_recipe
     from trainers.health import TrainingError
 
     in_words, progress = not given["json"], progress_of(given)

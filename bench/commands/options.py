@@ -247,7 +247,7 @@ def progress_of(given: dict[str, Any]) -> Any:
 
 def run_options_of(given: dict[str, Any]) -> Any:
     """What a command may change about a table or a run."""
-    from bench.running.run import Options
+    from bench.running.table import Options
 
     reading = reading_of(given)
     return Options(**arranged_of(given) | {"reading": reading, "results": Results(given["results"])})

@@ -22,7 +22,8 @@ from bench.ground.config import UserError
 from bench.ground.events import CellFailed, Event, TrainFailed
 from bench.ground.listeners import Listener
 from bench.ground.progress import Progress
-from bench.running.run import Options, Summary, TableRun
+from bench.running.run import Summary, TableRun
+from bench.running.table import Options, Table
 from bench.subjects import models
 
 SMALL = 1_000_000  # weights; more of these than a machine has cores would not fill its memory
@@ -52,7 +53,7 @@ def fill(
     return run, summary
 
 
-def fitting(run: TableRun) -> int:
+def fitting(run: Table) -> int:
     """How many processes suit a table that nobody said it for."""
     network = models.create(run.plan.arch, run.dataset.image_shape, run.dataset.classes, seed=0)
     small = sum(weights.numel() for weights in network.parameters()) <= SMALL

@@ -20,7 +20,9 @@ from bench.commands.cli import _complain, main
 from bench.ledger.folder import Results
 from bench.ledger.plan import list_plans
 from bench.ledger.runs import list_runs
-from bench.running import run, train
+from bench.running import train
+from bench.running.recipe import train_recipe
+from bench.running.table import Options
 from bench.subjects import data, models, registry
 from bench.subjects.catalog import Catalog
 from trainers.at import AT
@@ -218,7 +220,7 @@ def test_a_recipe_is_trained_on_the_network_that_its_profile_is_made_for(name, a
     digits = data.load("digits")
     monkeypatch.setattr(data, "load", lambda *given: replace(digits, name="cifar10"))
     monkeypatch.setattr(train.Training, "to_do", lambda self, results: [])
-    (run_id, *_) = run.train_recipe(name, run.Options(Results(tmp_path), dataset="cifar10"))
+    (run_id, *_) = train_recipe(name, Options(Results(tmp_path), dataset="cifar10"))
     assert run_id.startswith(f"at-cifar10-{arch}-s0-")
 
 

@@ -384,7 +384,8 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message, own, caps
 
 
 def test_a_registered_run_has_the_radius_of_its_training(own, tmp_path):
-    from bench.running.run import Options, train_recipe
+    from bench.running.recipe import train_recipe
+    from bench.running.table import Options
 
     quick = ("at-digits.schedule.epochs=1", "at-digits.inner.steps=1", "at-digits.inner.eps=0.02")
     run_id = train_recipe("at-digits", Options(Results(own), arch="cnn-a", assignments=quick))[0]

@@ -26,7 +26,8 @@ from bench.ledger.folder import Results, Source
 from bench.ledger.runs import list_runs, read_run, write_run
 from bench.ledger.spec import Column
 from bench.running import run as run_module
-from bench.running.run import Options, TableRun
+from bench.running.run import TableRun
+from bench.running.table import Options
 from bench.subjects import models, registry
 from bench.subjects.data import Images
 

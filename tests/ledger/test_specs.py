@@ -151,7 +151,8 @@ def test_a_profile_that_a_table_lacks_or_that_does_not_fit_is_a_sentence(asked: 
 
 
 def test_two_profiles_of_one_table_lie_beside_each_other(tmp_path: Path):
-    from bench.running.run import Options, TableRun
+    from bench.running.run import TableRun
+    from bench.running.table import Options
 
     table = tmp_path / "mine.toml"
     table.write_text(TWO_PROFILES)

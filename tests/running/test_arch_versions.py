@@ -15,7 +15,8 @@ from bench.ground.config import build
 from bench.ground.files import SEAL
 from bench.ledger import ids, plan
 from bench.ledger.folder import Results
-from bench.running.run import Options, TableRun
+from bench.running.run import TableRun
+from bench.running.table import Options
 from bench.running.train import Training
 from bench.subjects import data, models
 from bench.subjects.catalog import Catalog

@@ -23,7 +23,8 @@ from bench.ground.progress import Progress
 from bench.ledger.folder import Results
 from bench.ledger.ids import training_of
 from bench.running.jobs import _Sent, fill, fitting
-from bench.running.run import Options, TableRun
+from bench.running.run import TableRun
+from bench.running.table import Options
 from trainers.at import AT
 
 LONG = [*SMALL, "--set", "natural-digits.schedule.epochs=12"]  # so that the helper's training is met while it lasts

@@ -15,7 +15,8 @@ from bench.ground.config import UserError
 from bench.ground.progress import Progress
 from bench.ledger.folder import Results
 from bench.ledger.runs import list_runs, read_run
-from bench.running.run import Options, TableRun
+from bench.running.run import TableRun
+from bench.running.table import Options
 from bench.running.train import Training
 from bench.subjects import data
 from bench.subjects.catalog import Catalog

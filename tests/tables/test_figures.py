@@ -218,7 +218,8 @@ def test_matplotlib_is_loaded_only_to_draw():
 
 
 def test_figure_3_is_on_validation_images_and_says_so(tmp_path):
-    from bench.running.run import Options, TableRun
+    from bench.running.run import TableRun
+    from bench.running.table import Options
     from bench.subjects import data
 
     job = TableRun("figure3", Options(Results(tmp_path)))
@@ -234,7 +235,8 @@ def test_figure_3_is_on_validation_images_and_says_so(tmp_path):
 
 @pytest.mark.parametrize("name", list_specs())
 def test_every_table_can_be_planned_and_nothing_is_written(name, tmp_path):
-    from bench.running.run import Options, TableRun
+    from bench.running.run import TableRun
+    from bench.running.table import Options
 
     job = TableRun(name, Options(Results(tmp_path), images=3))
     trainings = {cell.training_id for cell in job.plan.cells}
