@@ -21,6 +21,7 @@ from bench.ground.config import UserError, choose, number
 from bench.ledger.folder import Results
 from bench.ledger.runs import read_run
 from bench.running.attack import How
+from bench.subjects import own
 from bench.subjects.blank import Blank
 from bench.subjects.chosen import Choice, choose_norm, device_of
 from bench.subjects.data import Dataset, Images, check_images
@@ -190,8 +191,8 @@ def _model(model: Model) -> nn.Module | str:
 
 def _classes(chosen: Choice, network: nn.Module | None, images: Images, said: int | None) -> int:
     """How many the model tells apart: as it answers, as its record says, or as was said; all labels are below it."""
-    if network is not None:
-        classes, by = _answered(network, images), f"{type(network).__name__} returns"
+    if network is not None and chosen.labels is None:
+        classes, by = _answered(chosen, network, images), f"{type(network).__name__} returns"
     elif chosen.run_id is not None:
         classes, by = read_run(chosen.results, chosen.run_id).classes, f"{chosen.run_id} returns"
     elif said is not None:
@@ -205,12 +206,13 @@ def _classes(chosen: Choice, network: nn.Module | None, images: Images, said: in
     return classes
 
 
-def _answered(network: nn.Module, images: Images) -> int:
-    name, place = type(network).__name__, device_of(network)
+def _answered(chosen: Choice, network: nn.Module, images: Images) -> int:
+    name, place, first = type(network).__name__, device_of(network), images.head(1).x
     if in_training(network):
         raise UserError(f"{name} is in training mode, where batch statistics leak; call model.eval() first")
+    meant = own.around(network, name, chosen.about, (first.shape[1], first.shape[2], first.shape[3]), 0)
     try:
-        return Target(Blank(network).fresh()).true_logits(images.head(1).x.to(place)).shape[1]
+        return Target(Blank(meant).fresh()).true_logits(first.to(place)).shape[1]
     except ModelError as error:
         raise UserError(f"{name}: {error}") from error
 

@@ -124,7 +124,7 @@ class Choice:
         runs, subjects = list_runs(self.results), []
         for model in chosen:
             if isinstance(model, nn.Module):
-                subject = _in_memory(model, dataset.image_shape, device)
+                subject = _in_memory(model, self.about, dataset, device)
             elif model in runs:
                 subject, own_arch = _registered(self.results, model, self.arch, dataset)
                 if all(isinstance(one, str) and one in runs for one in chosen):
@@ -173,15 +173,17 @@ def device_of(network: nn.Module) -> torch.device:
     return places.pop() if places else torch.device("cpu")
 
 
-def _in_memory(network: nn.Module, shape: models.Shape, device: torch.device) -> Subject:
+def _in_memory(network: nn.Module, about: own.About, dataset: Dataset, device: torch.device) -> Subject:
     """A copy of a network that somebody holds, where it can be copied: theirs stays as it is. Its id is that of its
     class and a hash of its weights and its code. Raises UserError.
     """
+    shape = dataset.image_shape
     here, name = device_of(network), named(network)
     if here != device and not (device.type == here.type and device.index is None):
         raise UserError(f"{name} is on {here}, and device {str(device)!r} was asked for; move it with model.to(...)")
     if in_training(network):
         raise UserError(f"{name} is in training mode, where batch statistics leak; call model.eval() first")
+    network = own.around(network, name, about, shape, dataset.classes)
     blank = Blank(network)
     plain = blank.fresh().cpu() if blank.copied else network
     digest = hashlib.sha256(f"{fingerprint(plain)}{code_sha256(plain, [], shape)}".encode()).hexdigest()

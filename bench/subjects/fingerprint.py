@@ -17,9 +17,14 @@ def fingerprint(model: nn.Module) -> str:
     for name, module in model.named_modules():
         digest.update(f"{name}:{module.training};".encode())
     for name, value in (model.state_dict(keep_vars=True) | dict(model.named_buffers())).items():
-        digest.update(f"{name}:{getattr(value, 'grad', None) is not None};".encode())
+        digest.update(f"{name}:{_has_gradient(value)};".encode())
         digest.update(_content(value))
     return digest.hexdigest()
+
+
+def _has_gradient(value: object) -> bool:
+    """Of what is no leaf torch warns where it is asked."""
+    return isinstance(value, Tensor) and value.is_leaf and value.grad is not None
 
 
 def _content(value: object) -> bytes:

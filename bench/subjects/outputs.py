@@ -70,16 +70,20 @@ def carried(output: object) -> tuple[str, Tensor] | None:
     return None
 
 
-def with_logits(model: nn.Module, name: str, shape: Sequence[int], again: Callable[[], nn.Module]) -> nn.Module:
+def with_logits(
+    model: nn.Module, name: str, shape: Sequence[int], again: Callable[[], nn.Module] | None = None
+) -> nn.Module:
     """The model, or its Logits where one grey image shows that its output carries them, which is said once.
 
-    name: of the model, for people. again: makes it anew, for one that cannot be copied: no model is asked itself.
+    name: of the model, for people. again: makes it anew, for one that cannot be copied: no model is asked itself where
+    that can be avoided.
     """
     try:
         copy = Blank(model, again).fresh()
         copy.eval()
+        weights = next(iter(model.state_dict().values()), torch.empty(0))
         with torch.no_grad():
-            found = carried(copy(torch.full((1, *shape), 0.5)))
+            found = carried(copy(torch.full((1, *shape), 0.5, device=weights.device)))
     except Exception:  # whatever the model raises is told in words where it is asked for its logits
         return model
     if found is None:

@@ -80,6 +80,19 @@ def find(model: str, about: About, shape: models.Shape, classes: int) -> Own:
     return Own(make, found.arch, identity)
 
 
+def around(network: nn.Module, name: str, about: About, shape: models.Shape, classes: int) -> nn.Module:
+    """A network that somebody holds, with what a call says of its outputs, head and inputs around it. name: for people.
+    Raises UserError.
+    """
+    for option in ("arch", "weights", "weights_key") if about.alone else ():
+        if getattr(about, option) is not None:
+            raise UserError(f"{name} is a network in memory, with its weights; leave {option} out")
+    network = with_logits(network, name, shape)
+    if about.labels is not None:
+        network = Mapped(network, read_labels(about.labels, classes))
+    return models.with_normalization(network, shape, about.inputs.statistics(shape[0]))
+
+
 def say_inputs(model: str, network: nn.Module, about: About, channels: int) -> None:
     """What is done to images in [0, 1] first, and who says so, where anything is. Raises UserError."""
     if not (isinstance(network, nn.Sequential) and len(network) == 2 and isinstance(network[0], models.Normalize)):

@@ -159,3 +159,45 @@ def test_a_transfer_from_another_network_in_memory():
     own = bench.attack(linear.network(), "pgd-100-last", x, y, **FAST)
     other = bench.attack(linear.network(), "pgd-100-last", x, y, source=flipped, **FAST)
     assert own.robust.value < other.robust.value, "what fools its opposite is right for it"
+
+
+class Carries(nn.Module):
+    """A network whose output is not its logits, but holds them."""
+
+    def __init__(self, form) -> None:
+        super().__init__()
+        self.network, self.form = linear.network(), form
+
+    def forward(self, x):
+        logits = self.network(x)
+        return {"logits": logits, "loss": None} if self.form is dict else (logits, x)
+
+
+@pytest.mark.parametrize("form", [dict, tuple])
+def test_a_network_in_memory_may_carry_its_logits(form):
+    x, y = linear.images()
+    plain, carried = (bench.attack(one, "pgd-20", x, y, **FAST) for one in (linear.network(), Carries(form).eval()))
+    assert carried.images["robust"].tolist() == plain.images["robust"].tolist()
+
+
+def test_what_is_said_of_a_network_in_memory_is_done_to_it(tmp_path):
+    """Normalisation goes inside, and --labels picks the classes of a larger head: nothing is left out in silence."""
+    x, y = linear.images()
+    wanted = bench.attack(linear.network(), "pgd-20", x, y, **FAST).images["robust"].tolist()
+    network = linear.network()
+    network.weight.data *= 0.25  # what it makes of (x - 0.5) / 0.25, which is 4 x and a shift that it does not see
+    found = bench.attack(network, "pgd-20", x, y, mean=(0.5,), std=(0.25,), **FAST)
+    assert found.images["robust"].tolist() == wanted
+    (tmp_path / "labels.txt").write_text("1\n0\n")
+    swapped = bench.attack(linear.network(), "pgd-20", x, 1 - y, labels=tmp_path / "labels.txt", **FAST)
+    assert swapped.images["robust"].tolist() == wanted and swapped.model == "Linear"
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_no_mode_of_the_caller_takes_the_gradients_away(mode):
+    x, y = linear.images()
+    wanted = bench.attack(linear.network(), "pgd-20", x, y, **FAST).images["robust"].tolist()
+    network = linear.network()
+    with mode():
+        assert bench.attack(network, "pgd-20", x * 1, y * 1, **FAST).images["robust"].tolist() == wanted
+        assert torch.is_inference_mode_enabled() == (mode is torch.inference_mode)

@@ -74,6 +74,8 @@ MISTAKES = {
     "keyword": (call(epsilon=0.1), "unknown keyword 'epsilon'; did you mean 'eps"),
     "images": (call(images=0), "images = 0; give a whole number from 1 on"),
     "too many images": (call(images=7), "7 images were asked for; there are 6"),
+    "weights of a network in memory": (call(weights="w.pt"), "Linear is a network in memory, with its weights"),
+    "architecture of a network in memory": (call(arch="resnet18"), "leave arch out"),
     "size of images in memory": (call(size=28), "size says how a file or folder is read"),
     "columns of images in memory": (call(columns={"image": "x"}), "columns says how a file or folder is read"),
     "columns of other names": (call(x="a.npz", y=None, columns={"pixels": "x"}), "columns = {'pixels': 'x'}; write"),
