@@ -5,11 +5,13 @@
     result                                                           # clean, each attack, worst case, interval, trust
     result.images, result.adversarial                                # image by image; the images themselves
 
-docs/python.md has every function. A mistake in a call is a `bench.UserError`, in one sentence.
+docs/python.md has every function. A mistake in a call is a `bench.UserError`, in one sentence. Whoever imports
+torchvision after this package gets one that works beside any torch (`bench.subjects.torchvision_ops`).
 """
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -46,6 +48,20 @@ __all__ = [
     "table",
     "train",
 ]
+
+
+class _BeforeTorchvision:
+    """Finds no module; is asked for every one, and so before torchvision is imported, by whomever."""
+
+    @classmethod
+    def find_spec(cls, name: str, path: object = None, target: object = None) -> None:
+        if name == "torchvision" and cls in sys.meta_path:
+            sys.meta_path.remove(cls)
+            import_module("bench.subjects.torchvision_ops").declare()
+
+
+if "torchvision" not in sys.modules:
+    sys.meta_path.insert(0, _BeforeTorchvision)
 
 
 def __getattr__(name: str) -> object:

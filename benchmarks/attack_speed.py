@@ -35,7 +35,7 @@ from attacks.norms import distance
 from attacks.pgd import PGD
 from attacks.target import Target, default_batch_size
 from bench.running.train import _split
-from bench.subjects import data, models, torchvision_ops
+from bench.subjects import data, models
 from bench.subjects.compiled import Compiled
 from bench.subjects.device import keep_freed_memory
 from bench.subjects.folding import arranged
@@ -143,7 +143,6 @@ class Problem:
 
     def adv_lib(self, name: str, **settings: Any) -> Runs:
         """An attack of adversarial-library, where it is installed."""
-        torchvision_ops.declare()  # it imports torchvision
         try:
             from adv_lib import attacks
         except ImportError as error:

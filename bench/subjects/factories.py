@@ -20,7 +20,6 @@ from torch import nn
 
 from bench.ground import terminal
 from bench.ground.config import UserError
-from bench.subjects import torchvision_ops
 
 Shape = tuple[int, int, int]
 SHAPES = ("shape", "image_shape", "input_shape", "in_shape")
@@ -61,7 +60,6 @@ def load_module(name: str, module: str) -> None:
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     importlib.invalidate_caches()  # the file may be younger than this process
-    torchvision_ops.declare()  # the module may import torchvision
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:

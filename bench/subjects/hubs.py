@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from bench.ground.config import UserError, choose, first_line
-from bench.subjects import torchvision_ops, zoo
+from bench.subjects import zoo
 from bench.subjects.normalization import Statistics
 
 Shape = tuple[int, int, int]
@@ -92,7 +92,6 @@ def pretrained(name: str) -> tuple[Path, tuple[Statistics, str] | None]:
 def library(package: str) -> Any:
     """An optional package. Raises UserError with the command that installs it."""
     try:
-        torchvision_ops.declare()
         return importlib.import_module(package)
     except ImportError as error:
         extra = PACKAGES[package]
@@ -103,7 +102,6 @@ def library(package: str) -> Any:
 
 
 def _torchvision() -> ModuleType:
-    torchvision_ops.declare()
     return importlib.import_module("torchvision.models")
 
 

@@ -97,9 +97,6 @@ def torchvision_root(root: Path, name: str, kind: Kind) -> Path | None:
 
 def torchvision(root: Path | None, name: str, kind: Kind) -> tuple[Arrays, Arrays, str]:
     """Both parts through torchvision, downloaded where there is nothing yet. Raises UserError."""
-    from bench.subjects import torchvision_ops
-
-    torchvision_ops.declare()
     import torchvision as library
 
     place = (torchvision_root(root, name, kind) if root else None) or (root or Path("data"))

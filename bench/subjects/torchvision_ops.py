@@ -3,6 +3,7 @@
 The package index's torchvision is built against a CUDA torch; beside a CPU torch its operators do not load, and the
 import then fails because it registers gradients for two of them. Declaring those two is enough for data sets,
 transforms and models; calling them still fails, and nobody here does. Nothing is declared where they exist.
+`bench/__init__.py` sees to it that this comes before the first import of torchvision, also by a user's own code.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _declared: list[torch.library.Library] = []  # a library's operators live as lon
 
 
 def declare() -> None:
-    """Call before the first `import torchvision`."""
+    """Before the first `import torchvision`."""
     if _declared or _operators_load():
         return
     library = torch.library.Library("torchvision", "DEF")

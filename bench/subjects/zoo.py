@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from bench.ground.config import UserError, choose, first_line
-from bench.subjects import torchvision_ops
 from bench.subjects.normalization import Statistics
 
 THREATS = ("Linf", "L2", "corruptions", "corruptions_3d")
@@ -178,7 +177,6 @@ def create(called: str, shape: tuple[int, int, int], classes: int) -> nn.Module:
 
 def _models() -> dict[str, dict[str, Any]]:
     """The package's networks, by data set and threat. Raises UserError where it is not installed."""
-    torchvision_ops.declare()
     _lend_autoattack()
     try:
         found = importlib.import_module("robustbench.model_zoo").model_dicts

@@ -89,9 +89,6 @@ def test_images_are_mirrored_only_where_that_keeps_the_label():
 
 def test_svhn_in_torchvisions_files_has_its_axes_in_order(tmp_path, monkeypatch):
     """Its .mat files hold [32, 32, 3, N] and torchvision gives [N, 3, 32, 32]."""
-    from bench.subjects import torchvision_ops
-
-    torchvision_ops.declare()
     from torchvision.datasets import SVHN
 
     pixels, labels = pictures(data.DATASETS["svhn"], 20, 4)
@@ -177,9 +174,6 @@ def test_official_images_are_taken_without_a_word(name, capsys):
 
 def test_torchvision_files_are_read_and_parquet_goes_first(tmp_path, monkeypatch):
     """CIFAR-10's pickled batches as torchvision lays them out, with the MD5 of what is written here."""
-    from bench.subjects import torchvision_ops
-
-    torchvision_ops.declare()
     from torchvision.datasets import CIFAR10
 
     folder = tmp_path / "cifar-10-batches-py"
@@ -205,9 +199,6 @@ def test_torchvision_files_are_read_and_parquet_goes_first(tmp_path, monkeypatch
 
 
 def test_nothing_there_and_no_network_says_what_to_do(tmp_path, monkeypatch):
-    from bench.subjects import torchvision_ops
-
-    torchvision_ops.declare()
     import torchvision
 
     def offline(*arguments, **options):
@@ -218,8 +209,9 @@ def test_nothing_there_and_no_network_says_what_to_do(tmp_path, monkeypatch):
         data.load("cifar10", tmp_path)
 
 
-def test_torchvision_imports_in_a_fresh_interpreter():
-    code = "from bench.subjects import torchvision_ops as t; t.declare(); t.declare(); import torchvision.datasets"
+@pytest.mark.parametrize("first", ["import bench", "import torch, bench", "import bench.ground.config"])
+def test_whoever_imports_torchvision_after_the_bench_gets_one_that_works(first):
+    code = f"{first}; import torchvision.models, timm; torchvision.models.resnet18"
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT).returncode == 0
 
 

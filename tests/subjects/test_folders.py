@@ -10,12 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 from bench.ground.config import UserError
-from bench.subjects import models, outputs, own, torchvision_ops
+from bench.subjects import models, outputs, own
 from bench.subjects.folders import read_folder
 from bench.subjects.normalization import of_preprocessor
 
 SHAPE = (3, 32, 32)
-torchvision_ops.declare()  # timm and transformers import torchvision
 
 
 def find(path: Path, **said: object) -> torch.nn.Module:

@@ -87,9 +87,6 @@ def test_columns_say_which_are_meant(tmp_path):
 
 @pytest.mark.parametrize("size, crop", [(8, None), (9, 8), (None, 7), (None, 9), (15, 14)])
 def test_size_and_crop_are_torchvisions(size, crop, tmp_path):
-    from bench.subjects import torchvision_ops
-
-    torchvision_ops.declare()
     from torchvision.transforms import v2
 
     steps = [v2.Resize(size)] if size else []
