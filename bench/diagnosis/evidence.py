@@ -346,8 +346,8 @@ def substitute(model: nn.Module, dataset: Dataset, epochs: int, seed: int, devic
         x = images.x.to(device)
         return Split(x, target.true_logits(x).argmax(1), images.ids.to(device))
 
-    train = dataset.train.head(min(SUBSTITUTE_IMAGES, len(dataset.train)))
-    validation = dataset.validation.head(min(SUBSTITUTE_VALIDATION, len(dataset.validation)))
+    train = dataset.train.some(min(SUBSTITUTE_IMAGES, len(dataset.train)))
+    validation = dataset.validation.some(min(SUBSTITUTE_VALIDATION, len(dataset.validation)))
     network = models.create("cnn-a", dataset.image_shape, dataset.classes, seed).to(device)
     schedule = Schedule(epochs, batch_size=32, lr=0.05, kind="cyclic", augment=False, validation_steps=1)
     trainer: Any = Natural(Inner(0.0, steps=1, step=0.0))

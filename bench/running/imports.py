@@ -46,7 +46,7 @@ def import_model(choice: Choice) -> tuple[str, list[str]]:
         )
     network = made.make()
     own.say_inputs(model, network, choice.about, dataset.image_shape[0])
-    images = dataset.validation.head(min(VALIDATED, len(dataset.validation)))
+    images = dataset.validation.some(min(VALIDATED, len(dataset.validation)))
     right, signs = _asked(model, network, images, dataset)
     record = _record(model, made.arch, network, dataset, images, right)
     registered = registry.register(choice.results, network.state_dict(), record)

@@ -82,7 +82,7 @@ class Table:
         self.dataset = data.load(options.dataset or setting.dataset, options.data_dir, options.reading)
         self.dataset.check_trainable()
         images = self.dataset.validation if spec.split == "validation" else self.dataset.test
-        self.images = images.head(options.images or setting.images or len(images))
+        self.images = images.some(options.images or setting.images or len(images))
         measured = planning.Data(
             self.dataset.name,
             self.dataset.train.sha256,

@@ -253,8 +253,10 @@ def _plain(model: str) -> str:
 
 
 def choose_images(source: Dataset, count: int | None, indices: Path | None) -> Images:
-    """The first `count` test images, or those whose numbers a file lists, one a line. Raises UserError."""
+    """`count` test images (`Images.some`), or those whose numbers a file lists, one a line. Raises UserError."""
     chosen = source.test
+    if indices is None and count is not None:
+        return chosen.some(count)
     if indices is not None:
         try:
             numbers = torch.tensor(

@@ -71,6 +71,21 @@ class Images:
             raise UserError(f"{count} images were asked for; there are {len(self)}")
         return self.take(torch.arange(count))
 
+    def some(self, count: int) -> Images:
+        """`count` images to know a network by: the first ones. Where images lie class by class, the first ones are of
+        few classes, so there it is as many evenly over all, in their order, which is said. Raises UserError.
+        """
+        if count >= len(self) or not self._by_class:
+            return self.head(count)
+        _warn(f"the images lie class by class: {count} evenly over all {len(self)} are taken, not the first {count}")
+        return self.take(torch.arange(count) * len(self) // count)
+
+    @property
+    def _by_class(self) -> bool:
+        """Whether all images of a class lie together, as in a folder that is read in its order."""
+        classes = len(self.y.unique())
+        return 1 < classes <= len(self) / 2 and int((self.y.diff() != 0).sum()) == classes - 1
+
     def take(self, indices: Tensor) -> Images:
         """The images at these positions; not yet read ones are not read by that."""
         if isinstance(self.pixels, Tensor):

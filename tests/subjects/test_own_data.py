@@ -11,6 +11,7 @@ import pytest
 import torch
 from own_sets import NAMES, TEXTS, X, Y
 from PIL import Image
+from small_table import TABLE
 
 from bench.commands.cli import main
 from bench.ground.config import UserError
@@ -191,3 +192,31 @@ def test_a_record_says_how_its_images_were_read_and_is_verified_so(tmp_path, cap
     own.pictures(Path("set") / "test", X[:1, ..., 1:2], Y[:1])
     verify._dataset.cache_clear()  # as in another command
     assert main(["verify", run, "--dataset", "set"]) == 2 and "its files are others" in capsys.readouterr().err
+
+
+def test_some_images_of_what_lies_class_by_class_are_of_every_class(tmp_path, capsys):
+    """The first ones of a folder are of its first class, and what is found on them is about that class."""
+    found = data.load(str(own.pictures(tmp_path / "it"))).test
+    some = found.some(9)
+    assert some.y.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2] and some.ids.tolist() == [0, 6, 13, 20, 26, 33, 40, 46, 53]
+    assert torch.equal(some.x, PIXELS[some.ids])
+    assert "class by class: 9 evenly over all 60 are taken, not the first 9" in capsys.readouterr().err
+    assert found.some(60).ids.tolist() == list(range(60)) == found.head(60).ids.tolist()
+    mixed = data.load(str(own.npz(tmp_path / "mixed.npz", x=X[::-1], y=(Y + np.arange(60)) % 3))).test
+    assert mixed.some(9).ids.tolist() == list(range(9)), "first ones that are of all classes are a sample"
+    backwards = data.load(str(own.npz(tmp_path / "backwards.npz", x=X[::-1], y=Y[::-1]))).test
+    assert backwards.some(3).y.tolist() == [2, 1, 0], "in whatever order the classes come"
+
+
+def test_models_and_tables_are_attacked_on_some_of_every_class(tmp_path):
+    from bench.ledger.folder import Results
+    from bench.running.table import Options, Table
+    from bench.subjects.chosen import Choice
+
+    for part in ("train", "test"):
+        own.pictures(tmp_path / "it" / part)
+    choice = Choice("no model", Results(tmp_path), dataset=str(tmp_path / "it"), images=6)
+    assert choice.pick(choice.load(), 100).y.tolist() == [0, 0, 1, 1, 2, 2]
+    (tmp_path / "any.toml").write_text(TABLE.replace('datasets = ["digits"]', 'datasets = ["*"]'))
+    given = {"dataset": str(tmp_path / "it"), "images": 3}
+    assert Table(str(tmp_path / "any.toml"), Options(Results(tmp_path), **given)).images.y.tolist() == [0, 1, 2]
