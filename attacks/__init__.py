@@ -24,6 +24,7 @@ from attacks.pgd import FGSM, MIM, PGD
 from attacks.pma import PMA
 from attacks.pointwise import Pointwise
 from attacks.salt_and_pepper import SaltAndPepper
+from attacks.sigma_zero import SigmaZero
 from attacks.square import Square
 from attacks.strong import Strong
 
@@ -36,6 +37,7 @@ ATTACKS = {
     "cw-l2": CarliniWagnerL2,
     "ddn": DDN,
     "deepfool": DeepFool,
+    "sigma-zero": SigmaZero,
     "fog": Fog,
     "gabor": Gabor,
     "elastic": Elastic,
