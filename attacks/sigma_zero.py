@@ -1,14 +1,13 @@
 """Sigma-zero: the fooling image with the fewest changed values, by gradients of a smooth count of them.
 
-Cinà et al. 2024, https://arxiv.org/abs/2402.01879, algorithm 1, with its constants: descend the hinge of the margin and
-sum delta^2 / (delta^2 + sigma) / d together, with gradients of Linf norm 1 and a cosine of steps, then set to 0 what lies
-below a threshold that rises while the image fools and falls while it does not.
+Cinà et al. 2024, https://arxiv.org/abs/2402.01879, algorithm 1, with its constants: descend the hinge of the margin
+and sum delta^2 / (delta^2 + sigma) / d together, with gradients of Linf norm 1 and a cosine of steps, then set to 0
+what lies below a threshold that rises while the image fools and falls while it does not. The algorithm's plain step is
+one of Adam, as in the authors' code (https://github.com/Cinofix/sigma-zero-adversarial-attack).
 
-The algorithm's plain step is one of Adam, as in the authors' code (https://github.com/Cinofix/sigma-zero-adversarial-attack).
-
-Differs: an image counts as fooled where no rounding could undo it, and the closest one is confirmed by the model itself;
-the last iterate is judged too; and in the end values go back to those of the image, one after the other, the least needed
-first, wherever the image fools without that change (`restore = 0` is the paper's answer).
+Differs: an image counts as fooled where no rounding could undo it, and the closest one is confirmed by the model
+itself; the last iterate is judged too; and in the end values go back to those of the image, one after the other, the
+least needed first, wherever the image fools without that change (`restore = 0` is the paper's answer).
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ from attacks.losses import margin
 from attacks.noise import Noise
 from attacks.norms import TINY, per_image
 from attacks.target import Target
-
 
 LAST_STEP = 0.1  # of the first, where the cosine ends
 
@@ -125,7 +123,7 @@ class SigmaZero:
 
 
 class _Fewest:
-    """For each image of x [N, C, H, W] the fooling image with the fewest changed values so far, x while there is none."""
+    """For each image of x [N, C, H, W] the fooling image with the fewest changes so far, x while there is none."""
 
     def __init__(self, x: Tensor) -> None:
         self.x, self.x_adv = x, x.clone()

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 SCRIPTS = {
     "train_speed": (
@@ -23,11 +24,19 @@ SCRIPTS = {
         ],
         ["AT, before", "AT, none", "AT, bf16", "AT, bare"],
     ),
+    "attack_optimality": (
+        "--arch cnn-a --images 4 --queries 100 --train-images 64 --norms L0 --data-dir=".split(),
+        ["ours: sigma-zero", "ours: pointwise", "foolbox: FMN"],
+    ),
     "null_experiment": ("--trials 20 --pairs 2".split(), ["McNemar"]),
 }
 
+SLOW = ("attack_optimality",)
 
-@pytest.mark.parametrize("name", SCRIPTS)
+
+@pytest.mark.parametrize(
+    "name", [*(name for name in SCRIPTS if name not in SLOW), *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)]
+)
 def test_a_benchmark_runs_and_prints_its_rows(name):
     options, expected = SCRIPTS[name]
     command = [sys.executable, "-m", f"benchmarks.{name}", *options]
@@ -46,3 +55,13 @@ def test_the_speed_of_attacks_runs_for_all_of_them():
     ran = subprocess.run([sys.executable, str(script), *options], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert "bare passes" in ran.stdout and "foolbox" in ran.stdout
+
+
+def test_optimality_is_that_of_the_paper():
+    """The best has 1, one that finds nothing 0, and one that is half way between them a half."""
+    from benchmarks.attack_optimality import optimality
+
+    best = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    assert optimality(best, best) == 1.0 and optimality(torch.full((4,), torch.inf), best) == 0.0
+    assert optimality(torch.tensor([2.5, 3.0, 3.5, 4.0]), best) == 0.5
+    assert optimality(torch.tensor([1.0, 2.0, 3.0, 9.0]), best) == 1.0, "beyond the best attack's last image all is one"
