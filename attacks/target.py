@@ -11,6 +11,7 @@ import copy
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, Literal, TypeGuard, TypeVar
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.parameter import is_lazy
 
-from attacks.losses import Loss
+from attacks.losses import Loss, margin
 from attacks.scale import Scales
 
 Precision = Literal["float32", "bfloat16"]
@@ -69,6 +70,7 @@ class Target:
         self._fooled_by: Tensor | None = None  # shared with every view
         self._scales: Scales | None = None  # shared with every view
         self._at_work: list[int | None] = [None]  # shared with every view
+        self._draws, self._labels = 1, torch.empty(0, dtype=torch.int64)
 
     @property
     def forward_passes(self) -> int:
@@ -79,6 +81,11 @@ class Target:
     def backward_passes(self) -> int:
         """Images that went backward through the model so far."""
         return self._passes[BACKWARD]
+
+    @property
+    def draws(self) -> int:
+        """How often the model is asked in a pass, see `over`."""
+        return self._draws
 
     @property
     def at_work(self) -> int | None:
@@ -100,6 +107,19 @@ class Target:
             return self
         view = copy.copy(self)
         view._rows, view._scales = torch.arange(images), Scales(images)
+        return view
+
+    def over(self, draws: int, y: Tensor) -> Target:
+        """The same target for images of the labels y [N], asked so many times in every pass: for models that answer at
+        random. Losses and gradients are means over the draws (expectation over transformation, Athalye et al. 2018,
+        https://arxiv.org/abs/1802.00420, section 4.2); logits are those of the draw that is farthest from a wrong
+        answer, so that an image which looks fooled fooled every draw. A model whose answers do not move gives the same
+        bits as without. What runs the model by itself (`module`) sees single draws.
+        """
+        if draws == 1:
+            return self
+        view = copy.copy(self if self._rows is not None else self.following(len(y)))
+        view._draws, view._labels = draws, y.cpu()
         return view
 
     def __getitem__(self, rows: Tensor | slice) -> Target:
@@ -142,9 +162,8 @@ class Target:
 
         def run(rows: slice) -> Tensor:
             with torch.no_grad(), true_float32():
-                logits = _called(model, x[rows])
-            seen = self._seen(logits, rows)
-            return seen if shown else logits
+                found = [_called(model, x[rows]) for _ in range(self._draws)]
+            return self._safest([self._seen(logits, rows) for logits in found] if shown else found, rows)
 
         parts = []
         for rows, logits in self._batches(x, run):
@@ -163,15 +182,21 @@ class Target:
         """
 
         def run(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
-            variable = x[rows].detach().requires_grad_(True)
-            with torch.enable_grad(), self._mixed(x.device):
-                image = variable if render is None else render(variable, rows)
-                logits = _narrowed(_called(self.quick, image), x)
-            with torch.enable_grad():
-                logits = self._seen(logits, rows)
-                value = loss(logits, y[rows])
-                grad = _slope(value.sum(), variable)
-            return value.detach(), grad, logits.detach()
+            seen = []
+
+            def draw() -> tuple[Tensor, Tensor]:
+                variable = x[rows].detach().requires_grad_(True)
+                with torch.enable_grad(), self._mixed(x.device):
+                    image = variable if render is None else render(variable, rows)
+                    logits = _narrowed(_called(self.quick, image), x)
+                with torch.enable_grad():
+                    logits = self._seen(logits, rows)
+                    value = loss(logits, y[rows])
+                    grad = _slope(value.sum(), variable)
+                seen.append(logits.detach())
+                return value.detach(), grad
+
+            return *self._mean(draw), self._safest(seen, rows)
 
         self._at_work[0] = len(x)
         for rows, found in self._batches(x, run):
@@ -204,8 +229,11 @@ class Target:
                 grads = [_slope(s, variable, retain=k < last) for k, s in enumerate(sums)]
             return margins.detach(), torch.stack(grads, 1)
 
+        def mean(rows: slice) -> tuple[Tensor, Tensor]:
+            return self._mean(partial(run, rows))
+
         self._at_work[0] = len(x)
-        for rows, found in self._batches(x, run):
+        for rows, found in self._batches(x, mean):
             self._count(rows, FORWARD, *[BACKWARD] * classes.shape[1])
             yield rows, *found
 
@@ -219,7 +247,9 @@ class Target:
 
     def module(self) -> nn.Module:
         """The model for code that runs it by itself, such as an attack library: see `_Counted`."""
-        return _Counted(self).eval()
+        view = copy.copy(self)
+        view._draws = 1
+        return _Counted(view).eval()
 
     def _batches(self, x: Tensor, run: Callable[[slice], T]) -> Iterator[tuple[slice, T]]:
         """(rows, run(rows)) batch by batch. One that the memory does not hold is halved, and so are the later ones."""
@@ -251,12 +281,28 @@ class Target:
             return logits
         return self._scales.show(logits, self._rows[rows])
 
+    def _mean(self, draw: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Two tensors, each the mean over the draws; equal ones keep their bits."""
+        first, second = draw()
+        for number in range(2, self._draws + 1):
+            one, other = draw()
+            first, second = _towards(first, one, number), _towards(second, other, number)
+        return first, second
+
+    def _safest(self, draws: list[Tensor], rows: slice) -> Tensor:
+        """Of several logits [b, K] of these rows, image by image, those that are farthest from a wrong answer."""
+        if len(draws) == 1 or self._rows is None:
+            return draws[0]
+        y, every = self._labels[self._rows[rows]].to(draws[0].device), torch.stack(draws)
+        safest = torch.stack([margin(logits, y) for logits in draws]).argmin(0)
+        return every[safest, torch.arange(len(y), device=y.device)]
+
     def _count(self, rows: slice, *kinds: int) -> None:
         for kind in kinds:
-            self._passes[kind] += rows.stop - rows.start
+            self._passes[kind] += self._draws * (rows.stop - rows.start)
             if self._per_image is not None and self._rows is not None:
                 images = self._rows[rows]
-                self._per_image[kind].index_add_(0, images, torch.ones_like(images))
+                self._per_image[kind].index_add_(0, images, torch.full_like(images, self._draws))
 
 
 class _Counted(nn.Module):
@@ -408,6 +454,11 @@ def _told(what: str, images: Tensor, kinds: Collection[torch.dtype] = ()) -> Ite
         raise ModelError(
             f"the model {what} on images {tuple(images.shape)}: {type(error).__name__}: {words}"
         ) from error
+
+
+def _towards(mean: Tensor, new: Tensor, number: int) -> Tensor:
+    """The mean of so many, of which all but the last have this mean; where the last is equal, to the last bit."""
+    return mean + ((new - mean) / number).masked_fill(new == mean, 0)
 
 
 def _narrowed(logits: Tensor, x: Tensor) -> Tensor:

@@ -99,6 +99,24 @@ def over_seeds(robust: ArrayLike, level: float = LEVEL) -> tuple[Share, float | 
     return Share(n, float(shares.mean()), float(low), float(high)), spread
 
 
+def over_draws(right: ArrayLike, draws: ArrayLike, level: float = LEVEL) -> tuple[Share, float]:
+    """right [D]: of n images, how many are right in each of D draws of one random model; draws [n]: in how many draws
+    each image is right -> mean share, spread over draws. The interval is for new draws and new images: that of
+    `over_seeds` of the D verdicts of n images, which looks at these counts alone. Raises ValueError.
+    """
+    totals, counts = np.asarray(right, dtype=float), np.asarray(draws, dtype=float)
+    count, n = len(totals), len(counts)
+    if count < 2 or n < 1 or totals.sum() != counts.sum():
+        raise ValueError(f"{count} draws of {n} images whose counts do not agree")
+    value, spread = float(counts.sum()) / (count * n), float((totals / n).std(ddof=1))
+    low, high = wilson(value * n, n, level)
+    from_images = float((counts / count).var(ddof=1)) / n if n > 1 else 0.0
+    half = _half_width(_Parts(spread**2 / count, from_images, count - 1, max(n - 1, 1)), 1 - level)
+    if half > 0:
+        low, high = min(low, max(0.0, value - half)), max(high, min(1.0, value + half))
+    return Share(n, value, float(low), float(high)), spread
+
+
 class _Parts(NamedTuple):
     """Variance of a mean over seeds and images, in two parts, and the degrees of freedom of each."""
 
