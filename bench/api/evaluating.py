@@ -162,6 +162,7 @@ def _result(done: Attacked, name: str, findings: Sequence[Finding], choice: Choi
         next=pointers.next_steps(choice, done, threat),
         notes=done.weak,
         original=done.images.take(torch.from_numpy(fell)).x,
+        draws=verdicts.draws,
     )
 
 

@@ -40,9 +40,9 @@ class More(TypedDict, total=False):
 
     results: the folder of records, in which what is found out is kept where it is given; without it nothing is, and run
     ids are those of the folder `results`. device: "cpu", "cuda", "cuda:1" or "auto"; of a network in memory only its
-    own. data_dir: where data sets lie. classes: how many, for x, y and a model's name. columns: of a path,
-    {"image": "pixels", "label": "fine"} or one of them. settings: {"pgd-20.steps": 50}. say: is called with a line as
-    each attack ends, such as print.
+    own. draws: how often a model is asked that answers at random (docs/verdicts.md). data_dir: where data sets lie.
+    classes: how many, for x, y and a model's name. columns: of a path, {"image": "pixels", "label": "fine"} or one of
+    them. settings: {"pgd-20.steps": 50}. say: is called with a line as each attack ends, such as print.
     """
 
     results: str | os.PathLike[str] | None
@@ -52,6 +52,7 @@ class More(TypedDict, total=False):
     seed: int
     gradient_precision: Precision
     compile: Compile
+    draws: int
     keep_adversarial: bool
     indices: str | os.PathLike[str]
     classes: int
@@ -74,7 +75,7 @@ class More(TypedDict, total=False):
 
 ARGUMENTS = ("norm", "eps", "images", "attacks", "seeds")  # that have a name of their own, for "did you mean"
 PATHS = ("data_dir", "indices", "weights", "labels", "recipes")
-COUNTS = ("images", "batch_size", "classes", "size", "crop", "jobs")
+COUNTS = ("images", "batch_size", "draws", "classes", "size", "crop", "jobs")
 CHOICES = {"gradient_precision": get_args(Precision), "compile": get_args(Compile)}
 
 

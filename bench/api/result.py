@@ -13,6 +13,7 @@ from bench.ground.provenance import Cost
 from bench.ground.stats import Share, wilson
 from bench.ledger.budgets import radius
 from bench.ledger.diagnoses import CHECKS, Finding, trust_of
+from bench.ledger.draws import Draws
 
 SHOWN = 3  # images that fell
 IN_MEMORY = "arrays"  # the name of a data set that somebody holds in memory
@@ -31,7 +32,8 @@ class Result:
     and `fell_under`, the attack that fooled it ("" for none). adversarial: [N, C, H, W] float32 in [0, 1] on the CPU,
     the image that fooled where one did; in other rows the image itself, or of a single attack what it made of it.
     signs, findings: what speaks against the number, and the checks that were made. record: where it is kept, None for
-    nowhere. next: what to run now. original: [SHOWN, C, H, W] at most, the first images that fell, as they were.
+    nowhere. next: what to run now. original: [SHOWN, C, H, W] at most, the first images that fell, as they were. draws:
+    where the model was asked again and again; `clean` and `robust` are then means over the draws.
     """
 
     model: str
@@ -50,16 +52,19 @@ class Result:
     next: tuple[str, ...]
     notes: tuple[str, ...]
     original: Tensor = field(compare=False)
+    draws: Draws | None = field(default=None, kw_only=True)
 
     @property
     def clean(self) -> Share:
         """Images that are right without an attack: (n, value, low, high), value in [0, 1], the 95 % interval."""
+        if self.draws is not None:
+            return self.draws.clean_of(self.images)[0]
         return _share(self.images["clean_prediction"] == self.images["label"])
 
     @property
     def robust(self) -> Share:
         """Images that are right without and with every attack: the worst case, as `clean`."""
-        return _share(self.images["robust"])
+        return _share(self.images["robust"]) if self.draws is None else self.draws.robust_of(self.images)[0]
 
     @property
     def fallen(self) -> pd.DataFrame:
@@ -93,6 +98,7 @@ class Result:
             **{key: getattr(self, key) for key in about},
             "clean": self.clean._asdict(),
             "robust": self.robust._asdict(),
+            **({} if self.draws is None else {"draws": asdict(self.draws)}),
             "attacks": self.attacks.to_dict("records"),
             "fell": {name: list(map(int, ids)) for name, ids in self.fallen.groupby("fell_under")["image"]},
             "findings": [asdict(one) for one in self.findings],

@@ -43,9 +43,9 @@ def title(result: Result) -> str:
 
 def numbers(result: Result) -> Iterator[Line]:
     """Clean accuracy, a line for each attack, the worst case."""
-    clean, robust = result.clean, result.robust
-    right = round(clean.value * clean.n)
-    yield Line("clean", percent(clean.value), f"{right} of {clean.n} are right")
+    clean, robust, draws = result.clean, result.robust, result.draws
+    right = f"{round(clean.value * clean.n)} of {clean.n} are right"
+    yield Line("clean", percent(clean.value), right if draws is None else f"mean of {draws.count} draws")
     for place, row in enumerate(result.attacks.itertuples()):
         which = "that were right" if place == 0 else "that were left"
         yield Line(
@@ -54,7 +54,7 @@ def numbers(result: Result) -> Iterator[Line]:
     for name in result.not_run:
         yield Line(name, "", "not run: no image was left")
     if len(result.attacks):
-        yield Line("worst case", percent(robust.value), f"95 % interval {_interval(robust)}")
+        yield Line("worst case", percent(robust.value), f"95 % interval {_interval(robust)}{_over(result)}")
     else:
         yield Line("", "", f"95 % interval {_interval(clean)}")
 
@@ -74,6 +74,14 @@ def examples(result: Result) -> list[str]:
         f"{_distance(result, row)}"
         for row in result.fallen.head(SHOWN).to_dict("records")
     ]
+
+
+def _over(result: Result) -> str:
+    """Over what the interval is, where that is more than images."""
+    if result.draws is None:
+        return ""
+    spread = result.draws.robust_of(result.images)[1]
+    return f", for new draws too; mean of {result.draws.count}, which differ by an sd of {100 * spread:.1f} points"
 
 
 def percent(share: float) -> str:

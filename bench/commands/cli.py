@@ -29,6 +29,7 @@ from bench.commands.options import (
     DATA,
     DATA_DIR,
     DEVICE,
+    DRAWS,
     EPS,
     FORMAT,
     IMAGES,
@@ -284,7 +285,7 @@ def train(recipe: str, **given: Any) -> int:
     shell_complete=completing.of(completing.attacks),
 )
 @options(*DATA, ARCH, IMAGES, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, COMPILE, KEEP)
-@options(EPS, NORM, SEED, AUDIT, INDICES, MEAN, STD, NORMALIZATION, RANGE, LABELS, WEIGHTS, WEIGHTS_KEY)
+@options(EPS, NORM, SEED, AUDIT, DRAWS, INDICES, MEAN, STD, NORMALIZATION, RANGE, LABELS, WEIGHTS, WEIGHTS_KEY)
 @click.option("--source", metavar="MODEL", help="Craft the attack on this model instead, and judge it on MODEL.")
 @FORMAT
 def attack(model: str, attacks: tuple[str, ...], style: str, **given: Any) -> int:

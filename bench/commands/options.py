@@ -119,6 +119,13 @@ COMPILE = click.option(
     show_default=True,
     help="auto: compile the passes of long attacks (`bench tune` says whether that pays).",
 )
+DRAWS = click.option(
+    "--draws",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Ask a model that answers at random N times, in every pass of an attack and for every verdict; 1: a single "
+    "draw, which is else refused.",
+)
 
 
 def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:

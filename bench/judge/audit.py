@@ -30,12 +30,13 @@ def evaluate_audited(
 ) -> Verdicts:
     """`bench.judge.evaluate.evaluate`, then the audit of as many images as the attack has in its setting `audit`.
 
-    given: its other arguments. Images that were crafted on another network are not audited. Errors as there.
+    given: its other arguments. Images that were crafted on another network are not audited, nor are verdicts of several
+    draws. Errors as there.
     """
     given["blank"] = given.get("blank") or Blank(model)
     verdicts = evaluate(model, attack, images, classes, name=name, seed=seed, **given)
     size = getattr(attack, "audit", 0)
-    if attack is None or not size or given.get("crafted") is not None:
+    if attack is None or not size or given.get("crafted") is not None or verdicts.draws is not None:
         return verdicts
     same = {"seed": seed, "run": given.get("run", AS_IT_IS), "blank": given["blank"], "look": False}
 

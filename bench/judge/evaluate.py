@@ -4,12 +4,16 @@ Whatever an attack returns is looked at afresh: same shape and type, finite, ins
 and the label wrong in a float32 pass of its own, in batches of another size than the attack used, by a copy of the
 model that has seen nothing else. The model is fingerprinted before and after. An attack that breaks its promise raises;
 it never becomes a number. What speaks against a number without voiding it is said beside it: `bench.judge.signs`.
+
+A model that answers at random has no verdict of one pass. It is refused, or asked again and again (`draws` of its
+Arrangement): then an image is right in so many draws of so many, and the class that most draws give is its prediction.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -24,8 +28,11 @@ from attacks.target import ModelError, Target, default_batch_size
 from bench.ground.config import UserError
 from bench.ground.provenance import Cost
 from bench.judge import signs
+from bench.judge.draws import Answers, answers, seeded
 from bench.judge.inputs import of_inputs
 from bench.ledger.audits import Audit
+from bench.ledger.draws import COLUMNS as COUNTS
+from bench.ledger.draws import Draws
 from bench.subjects.blank import Blank
 from bench.subjects.data import Images, check_images
 from bench.subjects.fingerprint import fingerprint
@@ -56,7 +63,8 @@ class Verdicts:
     """One row per image (the columns of `EvalRecord.images`), the adversarial images [N, C, H, W], and the cost.
 
     signs: phrases that say why the number may be too high, see `bench.judge.signs`. audit: where there was one, see
-    `bench.judge.audit`; what it broke is in the table.
+    `bench.judge.audit`; what it broke is in the table. draws: where there were several; the accuracies are means over
+    them, and the table has their counts, `bench.ledger.draws.COLUMNS`.
     """
 
     table: pd.DataFrame
@@ -64,16 +72,19 @@ class Verdicts:
     cost: Cost
     signs: tuple[str, ...] = field(default=(), kw_only=True)
     audit: Audit | None = field(default=None, kw_only=True)
+    draws: Draws | None = field(default=None, kw_only=True)
 
     @property
     def clean_accuracy(self) -> float:
         """Share of images that are right without an attack."""
+        if self.draws is not None:
+            return self.draws.clean_of(self.table)[0].value
         return float((self.table["clean_prediction"] == self.table["label"]).mean())
 
     @property
     def robust_accuracy(self) -> float:
         """Share of all images that are right without and with the attack."""
-        return float(self.table["robust"].mean())
+        return float(self.table["robust"].mean()) if self.draws is None else self.draws.robust_of(self.table)[0].value
 
 
 def evaluate(
@@ -97,44 +108,49 @@ def evaluate(
     clean accuracy. name, seed: with each image's id they make its noise. run: how the model is run. crafted: what
     `craft` made of the same images with the same attack, on another network; it is judged instead, and its cost is
     counted in. blank: copies of the model, made before it was asked anything. clean: [N] its predictions, where they
-    are known. look: for signs. on_target: sees the target before the attack, whose counts say how far it is.
+    are known; not of several draws. look: for signs. on_target: sees the target before the attack, whose counts say how
+    far it is.
     Raises UserError for bad images, ModelError for a model that cannot be measured, AttackError for an attack that
     broke its contract.
     """
     check_images(images.x, images.y, classes)
     device, blank = _device(model), blank or Blank(model)
     x, y = images.x.to(device), images.y.to(device)
+    given = Images(x, y, images.ids.to(device))
     before = fingerprint(model)
     started = time.perf_counter()
     target = run.target(model, len(x))
     if on_target:
         on_target(target)
-    logits = target.true_logits(x) if clean is None else None
-    if logits is not None:
-        check_logits(logits, classes)
-    clean = logits.argmax(1) if logits is not None else clean.to(device)  # type: ignore[union-attr]
+    said = None if clean is not None else answers(lambda: target.true_logits(x), run.times, seed, "clean")
+    if said is not None:
+        check_logits(said.logits, classes)
+        if look and run.draws is None:
+            signs.check_still(signs.about(blank, attack, given))
+    clean_each = clean.to(device)[None] if said is None else said.each  # type: ignore[union-attr]
     x_adv, passes = x.clone(), target.passes_per_image
-    standing = (clean == y).nonzero().squeeze(1)
+    standing = (clean_each == y).any(0).nonzero().squeeze(1)
     if crafted is not None and attack is not None:
         x_adv, passes = crafted.x_adv.to(device), passes + crafted.passes
         check_contract(name, attack, x, x_adv)
         started -= crafted.seconds
     elif attack is not None and len(standing):
-        noise = Noise(derive_seed("attack", name, seed), images.ids.to(device))
         target.quick = run.quick(model, x[standing])
-        x_adv[standing] = _run(name, attack, target[standing], x[standing], y[standing], noise[standing])
+        x_adv[standing] = _run(name, attack, run.over(target, y)[standing], given.take(standing), seed)
     _check_unchanged(name, model, before)
-    afresh = None if attack is None else _fresh_logits(blank.fresh(), x_adv, run.batch_size)
-    adversarial = clean if afresh is None else afresh.argmax(1)
+    afresh = None if attack is None else judged(blank.fresh(), x_adv, run, seed, name)
     seconds = time.perf_counter() - started
-    threat = ThreatModel("own", 0) if attack is None else attack.threat
-    table = _table(images, x_adv, threat, clean, adversarial, passes)
+    each = (clean_each, clean_each if afresh is None else afresh.each)
+    table, draws = _table(images, x_adv, ThreatModel("own", 0) if attack is None else attack.threat, each, passes)
     found = list(crafted.signs) if crafted is not None else signs.of_parts(name, attack, target.fooled_by)
     if look:
         climbed, some = crafted is None and bool(passes[1].any()), signs.sample(len(x))
-        both = None if afresh is None else (Target(model).true_logits(x_adv[some]), afresh[some])
-        found += _signs(name, blank, attack, Images(x, y, images.ids.to(device)), clean, logits, climbed, both)
-    return Verdicts(table, x_adv, Cost(seconds, *passes.sum(1).tolist()), signs=tuple(found))
+        both = None if afresh is None else (Target(model).true_logits(x_adv[some]), afresh.logits[some])
+        logits = None if said is None else said.logits
+        right = (clean_each == y).all(0)
+        found += signs.of_steps(name, attack)
+        found += _signs(blank, attack, given, right, logits, climbed, both, run.times)
+    return Verdicts(table, x_adv, Cost(seconds, *passes.sum(1).tolist()), signs=tuple(found), draws=draws)
 
 
 def craft(
@@ -158,16 +174,20 @@ def craft(
     device, blank = _device(source), blank or Blank(source)
     x, y = images.x.to(device), images.y.to(device)
     before, started = fingerprint(source), time.perf_counter()
+    given = Images(x, y, images.ids.to(device))
     target = run.target(source, len(x))
     if on_target:
         on_target(target)
     logits = target.true_logits(x)
     check_logits(logits, classes)
+    if look and run.draws is None:
+        signs.check_still(signs.about(blank, attack, given))
     target.quick = run.quick(source, x)
-    x_adv = _run(name, attack, target, x, y, Noise(derive_seed("attack", name, seed), images.ids.to(device)))
+    x_adv = _run(name, attack, run.over(target, y), given, seed)
     _check_unchanged(name, source, before)
-    seconds, given = time.perf_counter() - started, Images(x, y, images.ids.to(device))
-    found = _signs(name, blank, attack, given, logits.argmax(1), logits, climbed=True) if look else []
+    seconds, right = time.perf_counter() - started, logits.argmax(1) == y
+    found = signs.of_steps(name, attack) if look else []
+    found += _signs(blank, attack, given, right, logits, climbed=True, times=run.times) if look else []
     about = tuple(f"the network that it was crafted on: {words}" for words in found)
     return Crafted(x_adv.cpu(), target.passes_per_image, seconds, about)
 
@@ -184,10 +204,12 @@ def check_transfer(name: str, attack: Attack | None) -> Attack:
     return attack
 
 
-def _run(name: str, attack: Attack, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-    """What the attack makes of x, checked. Raises AttackError."""
+def _run(name: str, attack: Attack, target: Target, images: Images, seed: int) -> Tensor:
+    """What the attack makes of x, checked; it sees draws of its own, where it sees several. Raises AttackError."""
+    x, noise = images.x, Noise(derive_seed("attack", name, seed), images.ids)
     try:
-        x_adv = attack(target, x, y, noise)
+        with seeded(seed, "attack", name) if target.draws > 1 else nullcontext():
+            x_adv = attack(target, x, images.y, noise)
     except LibraryError as error:  # a crash of our own passes through: its traceback is what one needs
         raise AttackError(f"{name}: {error}") from error
     check_contract(name, attack, x, x_adv)
@@ -231,54 +253,66 @@ def check_contract(name: str, attack: Attack, x: Tensor, x_adv: Tensor) -> None:
         )
 
 
-def _fresh_logits(model: nn.Module, x_adv: Tensor, batch_size: int | None) -> Tensor:
-    """Float32 logits in batches about two thirds the size of the attack's: no batch of its repeats."""
-    other = max(1, (batch_size or default_batch_size(x_adv)) * 2 // 3)
-    logits = Target(model, other).true_logits(x_adv)
-    if not torch.isfinite(logits).all():
+def judged(model: nn.Module, x_adv: Tensor, run: Arrangement, seed: int, name: str) -> Answers:
+    """Float32 answers in batches about two thirds the size of the attack's: no batch of its repeats."""
+    other = Target(model, max(1, (run.batch_size or default_batch_size(x_adv)) * 2 // 3))
+    found = answers(lambda: other.true_logits(x_adv), run.times, seed, "verdicts", name)
+    if not torch.isfinite(found.logits).all():
         raise ModelError("the model returns NaN or infinity on adversarial images; such an image has no verdict")
-    return logits
+    return found
 
 
 def _signs(
-    name: str,
     blank: Blank,
     attack: Attack | None,
     images: Images,
-    clean: Tensor,
+    right: Tensor,
     logits: Tensor | None,
     climbed: bool,
     both: tuple[Tensor, Tensor] | None = None,
+    times: int = 1,
 ) -> list[str]:
-    """What speaks against the number. clean [N]: predictions; logits [N, K], where they are new. climbed: whether the
-    attack followed this model's gradients. both: logits of a sample of adversarial images, of the model and afresh.
+    """What speaks against the number. right [N] bool; logits [N, K], where they are new. climbed: whether the attack
+    followed this model's gradients. both: logits of a sample of adversarial images, of the model and afresh. times: how
+    often it was asked; more than once, answers may move.
     """
-    found = signs.of_steps(name, attack)
+    found = []
     if logits is not None:
         found += signs.of_outputs(logits, images.y) + of_inputs(blank, images, logits)
         questions = signs.about(blank, attack, images)
         found += signs.of_inner_steps(questions)
+        if moves := signs.of_moves(questions):
+            return found + (moves if times == 1 else [])
         answers = signs.of_answers(questions, logits[signs.sample(len(logits))])
         if not answers and both is not None:
             answers = signs.of_memory(blank, *both)
         if answers:
             return found + answers
-    right = (clean == images.y).nonzero().squeeze(1)
-    return found + (signs.of_gradients(signs.about(blank, attack, images.take(right))) if climbed else [])
+    return found + (
+        signs.of_gradients(signs.about(blank, attack, images.take(right.nonzero().squeeze(1)))) if climbed else []
+    )
 
 
 def _table(
-    images: Images, x_adv: Tensor, threat: ThreatModel, clean: Tensor, adversarial: Tensor, passes: Tensor
-) -> pd.DataFrame:
+    images: Images, x_adv: Tensor, threat: ThreatModel, each: tuple[Tensor, Tensor], passes: Tensor
+) -> tuple[pd.DataFrame, Draws | None]:
+    """each: predictions [D, N] without the attack and with it. A minimal-norm attack's image beyond the radius counts
+    as what the image itself is.
+    """
     x, y = images.x.to(x_adv.device), images.y.to(x_adv.device)
-    robust = (clean == y) & ((adversarial == y) | ~threat.contains(x, x_adv))
+    clean, adversarial = (predictions.mode(0).values for predictions in each)
+    near, right = threat.contains(x, x_adv), each[0] == y
+    held = torch.where(near, each[1] == y, right)
     columns = {
         "image": images.ids,
         "label": images.y,
         "clean_prediction": clean,
         "adversarial_prediction": adversarial,
-        "robust": robust,
+        "robust": (clean == y) & ((adversarial == y) | ~near),
     }
     columns |= {norm.lower(): distance(norm, x, x_adv) for norm in DISTANCES}
     columns |= {"forward_passes": passes[0], "backward_passes": passes[1]}
-    return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
+    if len(held) > 1:
+        columns |= dict(zip(COUNTS, (right.sum(0), held.sum(0)), strict=True))
+    table = pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
+    return table, Draws(right.sum(1).tolist(), held.sum(1).tolist()) if len(held) > 1 else None

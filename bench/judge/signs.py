@@ -29,7 +29,7 @@ from attacks.noise import Noise, derive_seed
 from attacks.norms import per_image, random_in_ball
 from attacks.pgd import MIM, PGD
 from attacks.square import Square
-from attacks.target import Target, true_float32
+from attacks.target import ModelError, Target, true_float32
 from bench.ground.stats import wilson
 from bench.subjects.blank import Blank
 from bench.subjects.data import Images
@@ -154,16 +154,35 @@ def sample(n: int) -> Tensor:
     return torch.linspace(0, n - 1, min(n, SAMPLE)).round().long()
 
 
+def moved(questions: Questions) -> float:
+    """By how much logits of two passes differ, as a share of their spread; 0.0 where that is none to speak of."""
+    target = Target(questions.blank.fresh())
+    found = _drift(*(target.true_logits(questions.x) for _ in range(2)))
+    return found if found > REPEATED else 0.0
+
+
+def check_still(questions: Questions) -> None:
+    """Raises ModelError for a model whose answers move: what one draw says of it is chance."""
+    if found := moved(questions):
+        raise ModelError(
+            f"its answers move (logits of two passes differ by {found:.2g} of their spread), so that one draw is no "
+            "verdict; ask it again and again (bench attack --draws 20), or take a single draw (--draws 1)"
+        )
+
+
+def of_moves(questions: Questions) -> list[str]:
+    """A model whose answers move, under an attack that sees one draw at a time."""
+    found = moved(questions)
+    return [
+        f"the answers move: logits of two passes differ by {found:.2g} of their spread, so that a gradient says "
+        "little about the next pass; attack the mean of many passes (--draws)"
+    ] if found else []  # fmt: skip
+
+
 def of_answers(questions: Questions, logits: Tensor) -> list[str]:
-    """logits [n, K]: what the model said of these images among all others. Raises ModelError."""
+    """logits [n, K]: what a model whose answers do not move said of these, among all others. Raises ModelError."""
     x, target = questions.x, Target(questions.blank.fresh())
     once = target.true_logits(x)
-    moved = _drift(once, target.true_logits(x))
-    if moved > REPEATED:
-        return [
-            f"the answers move: logits of two passes differ by {moved:.2g} of their spread, so that a gradient says "
-            "little about the next pass; attack the mean of many passes"
-        ]
     if not questions.blank.copied:
         return ["the model cannot be copied, so whether it remembers images was not looked at"]
     rounding, near = _rounding(questions.blank, once), questions.beside()

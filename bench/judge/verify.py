@@ -103,6 +103,11 @@ def verify(
     Raises UserError for what cannot be replayed.
     """
     record = read_eval(results, run_id, eval_id)
+    if record.draws is not None:
+        raise UserError(
+            f"{eval_id} of {run_id} is of {record.draws.count} draws of a model that answers at random, which no other "
+            "draw repeats; attack it again, and compare the intervals"
+        )
     replay = _Replay(results, record, choose_device(device), data_dir, dataset, Catalog(recipes), arch)
     total = len(record.images)
     count = total if images is None else min(images, total)

@@ -15,7 +15,10 @@ from bench.ground.config import UserError
 from bench.ground.files import dump, parse, write_atomic
 from bench.ground.plain import read_plain
 from bench.ground.provenance import Cost, Provenance, check_cost
+from bench.ground.stats import Share, wilson
+from bench.ledger import draws
 from bench.ledger.audits import Audit
+from bench.ledger.draws import Draws
 from bench.ledger.folder import Results, Source, broken, own
 from bench.ledger.ids import check_seed
 from bench.ledger.named import is_closest
@@ -37,7 +40,8 @@ class EvalHead:
     signs: what the judge saw that speaks against the number; [] in records of before it looked. reading: how images of
     one's own were read, such as {"size": 256, "crop": 224}, where that was asked for. outside: of an attack that is not
     this repository's, what the id was hashed of beside its settings: its name there, version, package and code. audit:
-    of the number, where the attack has one.
+    of the number, where the attack has one. draws: of a model that answers at random, which was asked again and again;
+    the table then has the columns of `bench.ledger.draws`, and its predictions are what most draws say.
     """
 
     run_id: str
@@ -59,6 +63,7 @@ class EvalHead:
     reading: dict[str, str | int] | None = field(default=None, kw_only=True, metadata={"since": 2})
     outside: dict[str, str | int | bool] | None = field(default=None, kw_only=True, metadata={"since": 3})
     audit: Audit | None = field(default=None, kw_only=True, metadata={"since": 3})
+    draws: Draws | None = field(default=None, kw_only=True, metadata={"since": 4})
 
     def __post_init__(self) -> None:
         if self.norm not in ("none", "own", "Linf", "L2", "L1", "L0") or not 0 <= self.eps < float("inf"):
@@ -79,10 +84,11 @@ class EvalRecord(EvalHead):
 def write_eval(results: Results, record: EvalRecord) -> Path:
     """Checks the table and writes one Parquet file atomically; returns its path. Raises UserError."""
     path = results.eval(record.run_id, record.eval_id)
-    if set(record.images.columns) != set(COLUMNS):  # pyarrow would drop what is too much
-        raise UserError(f"{path}: the per-image table needs exactly the columns {', '.join(COLUMNS)}")
+    schema = schema_of(record)
+    if set(record.images.columns) != set(schema.names):  # pyarrow would drop what is too much
+        raise UserError(f"{path}: the per-image table needs exactly the columns {', '.join(schema.names)}")
     try:
-        table = pa.Table.from_pandas(record.images, SCHEMA, preserve_index=False, safe=True)
+        table = pa.Table.from_pandas(record.images, schema, preserve_index=False, safe=True)
     except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path}: the per-image table does not fit the schema: {error}") from error
     _check_images(record.images, record, path)
@@ -107,14 +113,21 @@ def read_eval(results: Results, run_id: str, eval_id: str) -> EvalRecord:
         raise broken(path, f"it has no {str(error.args[0], errors='replace')!r} metadata") from error
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise broken(path, f"it is no whole Parquet file ({str(error).splitlines()[0]})") from error
-    if not table.schema.equals(SCHEMA):
-        raise broken(path, f"its columns or their types are not {', '.join(SCHEMA.names)}")  # names may be no text
     head = own(path, parse(path, metadata, EvalHead), run_id=run_id, eval_id=eval_id)
+    if not table.schema.equals(schema_of(head)):
+        raise broken(path, f"its columns or their types are not {', '.join(schema_of(head).names)}")  # may be no text
     images = table.to_pandas()
     _check_images(images, head, path)
     if seal != _digest(images).encode():
         raise broken(path, "its images are not what was written (SHA-256): it was damaged or edited")
     return EvalRecord(**vars(head), images=images)
+
+
+def schema_of(head: EvalHead) -> pa.Schema:
+    """Of the per-image table: of several draws with their counts."""
+    return (
+        SCHEMA if head.draws is None else pa.schema([*SCHEMA, *(pa.field(n, pa.int64(), False) for n in draws.COLUMNS)])
+    )
 
 
 def beyond(images: pd.DataFrame, norm: str, eps: float) -> pd.Series:
@@ -127,7 +140,7 @@ def beyond(images: pd.DataFrame, norm: str, eps: float) -> pd.Series:
 def _digest(images: pd.DataFrame) -> str:
     """SHA-256 of a per-image table: every column's values in the order of COLUMNS."""
     digest = hashlib.sha256()
-    for name in COLUMNS:
+    for name in (*COLUMNS, *(name for name in draws.COLUMNS if name in images)):
         digest.update(images[name].to_numpy().tobytes())
     return digest.hexdigest()
 
@@ -142,6 +155,8 @@ def _check_images(images: pd.DataFrame, head: EvalHead, path: Path) -> None:
     contradicted = int((column["robust"] != (right & held)).sum())
     if images.empty:
         raise broken(path, "it holds no image")
+    if head.draws is not None and head.draws.contradicted(images):
+        raise broken(path, "its draws are not those of its images")
     if not images["image"].is_unique:
         raise broken(path, "an image appears twice")
     if contradicted:
@@ -156,8 +171,20 @@ def _check_images(images: pd.DataFrame, head: EvalHead, path: Path) -> None:
         raise broken(path, "a class, a distance or a count of passes is negative or no number")
 
 
+def accuracies(record: EvalRecord) -> tuple[Share, Share]:
+    """Without the attack and with it; of several draws the means over them."""
+    images, n = record.images, len(record.images)
+    if record.draws is not None:
+        return record.draws.clean_of(images)[0], record.draws.robust_of(images)[0]
+    counts = (int((images["clean_prediction"] == images["label"]).sum()), int(images["robust"].sum()))
+    clean, robust = (Share(n, count / n, *wilson(count, n)) for count in counts)
+    return clean, robust
+
+
 def judge_at(record: EvalRecord, eps: float) -> EvalRecord:
     """The record of a minimal-norm attack as if its radius had been eps: the distances decide. Raises UserError."""
+    if record.draws is not None:
+        raise UserError(f"{record.eval_id} of {record.run_id} is of {record.draws.count} draws at its own radius alone")
     if record.norm.lower() not in DISTANCES:
         raise UserError(f"{record.eval_id} of {record.run_id} has norm {record.norm!r}, which has no radius to choose")
     images = record.images

@@ -52,6 +52,10 @@ def diff(first: str, second: str, results: Results) -> tuple[list[Diff], list[st
 
 def between(what: str, first: EvalRecord, second: EvalRecord) -> Diff:
     """Two records of the same images. Raises UserError when they are of others."""
+    if first.draws is not None or second.draws is not None:
+        raise UserError(
+            f"{what}: of a model that answers at random no image flips; compare the intervals over its draws"
+        )
     a, b = (record.images.set_index("image")["robust"].sort_index() for record in (first, second))
     if first.images_sha256 != second.images_sha256 or not a.index.equals(b.index):
         raise UserError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from bench.judge.audit import evaluate_audited
 from bench.judge.evaluate import DISTANCES, Verdicts, check_transfer, craft
 from bench.judge.union import common_threat, evaluate_union
 from bench.ledger import adversarial, budgets, ids
+from bench.ledger.draws import Draws
 from bench.ledger.evals import EvalRecord, read_eval, write_eval
 from bench.ledger.folder import Results, Source
 from bench.ledger.spec import CLEAN
@@ -97,7 +98,7 @@ def attack_model(choice: Choice, attacks: tuple[str, ...], how: How, say: Callab
     """
     device, loaded = choose_device(choice.device), choice.load()
     catalog = _catalog(attacks, how)
-    parts = catalog.parts(attacks)
+    parts, how = catalog.parts(attacks), _asked(catalog, attacks, how)
     chosen = _choose_attacks(catalog, parts, how.eps, how.norm and choose_norm(how.norm), say)
     catalog.check_assignments()
     weak = coarse_steps({name: attack for name, (attack, _) in chosen.items()}, math.prod(loaded.image_shape))
@@ -265,6 +266,7 @@ class _Job:
             reading=self.dataset.reading,
             outside=for_record(resolved),
             audit=verdicts.audit,
+            draws=verdicts.draws,
             **more,
         )
         return write_eval(self.folder, record)
@@ -288,6 +290,14 @@ def _catalog(attacks: tuple[str, ...], how: How) -> Catalog:
 def _images_of(catalog: Catalog, attacks: tuple[str, ...], most: int) -> int:
     """How many images the suites among them ask for, at least; of `most`."""
     return min([most, *(suite.images for name in attacks if (suite := catalog.suites.get(name)) and suite.images)])
+
+
+def _asked(catalog: Catalog, attacks: tuple[str, ...], how: How) -> How:
+    """With as many draws as the suites among them ask for, where it was not said how many."""
+    wanted = [suite.draws for name in attacks if (suite := catalog.suites.get(name)) and suite.draws]
+    if how.arrangement.draws is not None or not wanted:
+        return how
+    return replace(how, arrangement=replace(how.arrangement, draws=max(wanted)))
 
 
 def _choose_attacks(
@@ -319,6 +329,9 @@ def _part(name: str, tried: int, verdicts: Verdicts) -> Part:
 def _verdict_lines(name: str, verdicts: Verdicts) -> list[str]:
     """What people look for, in the shape they look for it."""
     table, cost = verdicts.table, verdicts.cost
+    passes = f"passes: {cost.forward_passes} forward, {cost.backward_passes} backward"
+    if verdicts.draws is not None:
+        return [*_lines_of_draws(name, verdicts, verdicts.draws), passes, *(f"sign: {w}" for w in verdicts.signs)]
     low, high = wilson(int(table["robust"].sum()), len(table))
     right = table["clean_prediction"] == table["label"]
     return [
@@ -326,8 +339,19 @@ def _verdict_lines(name: str, verdicts: Verdicts) -> list[str]:
         f"robust accuracy after {name}: {verdicts.robust_accuracy:.2%} (total time {cost.seconds:.1f} s)",
         f"95 % interval: [{low:.2%}, {high:.2%}]; {int((right & ~table['robust']).sum())} of the {int(right.sum())} "
         "images that were right fall",
-        f"passes: {cost.forward_passes} forward, {cost.backward_passes} backward",
+        passes,
         *(f"sign: {words}" for words in verdicts.signs),
+    ]
+
+
+def _lines_of_draws(name: str, verdicts: Verdicts, draws: Draws) -> list[str]:
+    """The same of a model that answers at random: means over draws, and by how much the draws differ."""
+    (clean, clean_spread), (robust, spread) = draws.clean_of(verdicts.table), draws.robust_of(verdicts.table)
+    return [
+        f"clean accuracy: {clean.value:.2%} (mean of {draws.count} draws, which differ by an sd of {clean_spread:.2%})",
+        f"robust accuracy after {name}: {robust.value:.2%} (mean of {draws.count} draws, which differ by an sd of "
+        f"{spread:.2%}; total time {verdicts.cost.seconds:.1f} s)",
+        f"95 % interval, for new draws and new images: [{robust.low:.2%}, {robust.high:.2%}]",
     ]
 
 

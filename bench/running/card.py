@@ -8,10 +8,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from bench.ground.stats import wilson
 from bench.ground.terminal import visible
 from bench.ledger.diagnoses import DiagnosisRecord, read_diagnoses
-from bench.ledger.evals import EvalRecord, read_eval
+from bench.ledger.evals import EvalRecord, accuracies, read_eval
 from bench.ledger.folder import Results
 from bench.ledger.runs import IMPORTED, RunRecord
 
@@ -77,16 +76,14 @@ def _attacks(evals: Sequence[EvalRecord]) -> str:
         return NOTHING
     rows = ["| attack | threat | images | clean | robust | 95 % interval | what speaks against it |", "|---" * 7 + "|"]
     for one in sorted(evals, key=lambda one: (one.norm, one.eps, one.attack)):
-        table, n = one.images, len(one.images)
-        standing = int(table["robust"].sum())
-        low, high = wilson(standing, n)
-        clean = float((table["clean_prediction"] == table["label"]).mean())
+        n = len(one.images)
+        clean, robust = accuracies(one)
         threat = "none" if one.norm == "none" else f"{one.norm} {one.eps:.6g}" if one.norm != "own" else "its own"
         crafted = [] if one.source is None else [f"crafted on {one.source.run_id}"]
         signs = _plain("; ".join([*crafted, *one.signs])) or "nothing seen"
         rows.append(
-            f"| {_plain(one.attack)} | {threat} | {n} | {clean:.2%} | {standing / n:.2%} | "
-            f"[{low:.2%}, {high:.2%}] | {signs} |"
+            f"| {_plain(one.attack)} | {threat} | {n} | {clean.value:.2%} | {robust.value:.2%} | "
+            f"[{robust.low:.2%}, {robust.high:.2%}] | {signs} |"
         )
     return "\n".join(rows) + "\n"
 

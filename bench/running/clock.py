@@ -142,7 +142,7 @@ class Clock:
     def _attack(self, name: str, attack: Attack | None, rates: Rates, images: int, standing: Standing) -> Span | None:
         judging = judging_of(self.like, images, self.dataset.classes)
         judged = judging.forward * rates.forward + judging.gradient * rates.gradient + judging.seconds + RECORD
-        total = Span(judged, judged, judged)
+        total = Span(judged, judged, judged).times(self.run.times)
         batch = min(images, self.run.batch_size or default_batch_size(self.like))
         self.bytes = max(self.bytes, 4 * COPIES * images * self.like.numel() + batch * rates.activations)
         parts: tuple[Attack, ...] = () if attack is None else getattr(attack, "parts", (attack,))
@@ -153,7 +153,7 @@ class Clock:
                 self.lacks[name] = f"{type(part).__name__} does not say how many passes it makes"
                 return None
             own = own_of(part, self.like, images, self.dataset.classes).seconds
-            total = total.plus(_of_budget(budget, left, rates, own, first=number == 0).times(images))
+            total = total.plus(_of_budget(budget, left, rates, own, first=number == 0).times(images * self.run.times))
         return total
 
     def rates(self, arch: str, batch: int = 1, mixed: bool = False) -> Rates:

@@ -87,10 +87,13 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Suite:
-    """Attacks whose worst case counts, cheap and strong ones first. images: the first so many test images."""
+    """Attacks whose worst case counts, cheap and strong ones first. images: the first so many test images. draws: how
+    often a model is asked, where it was not said: see `bench.judge.draws`.
+    """
 
     parts: tuple[str, ...]
     images: int | None = None
+    draws: int | None = None
     note: str = ""
 
 

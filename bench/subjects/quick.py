@@ -38,22 +38,35 @@ class Arrangement:
 
     batch_size: images in a pass (None: as suits the device); no result depends on it. gradient_precision: of gradient
     passes, see `attacks.target.Target`. compile: "auto" compiles the passes of long attacks, see
-    `bench.subjects.compiled`. The last two round otherwise, so they are part of a record's id.
+    `bench.subjects.compiled`. These two round otherwise, so they are part of a record's id. draws: how often a model is
+    asked that answers at random, by attacks and for verdicts (`bench.judge.draws`), also part of the id; None: it was
+    not said, which is once and refused where answers move.
     """
 
     batch_size: int | None = None
     gradient_precision: Precision = "float32"
     compile: Compile = "off"
+    draws: int | None = None
 
     @property
-    def identity(self) -> dict[str, str]:
+    def identity(self) -> dict[str, str | int]:
         """What of it an evaluation's id is hashed of."""
-        found: dict[str, str] = {"gradient_precision": self.gradient_precision}
-        return found if self.compile == "off" else found | {"compile": self.compile}
+        found: dict[str, str | int] = {"gradient_precision": self.gradient_precision}
+        found |= {} if self.compile == "off" else {"compile": self.compile}
+        return found if self.times == 1 else found | {"draws": self.times}
+
+    @property
+    def times(self) -> int:
+        """How often a model is asked."""
+        return self.draws or 1
 
     def target(self, model: nn.Module, images: int) -> Target:
         """The model as an attack on that many images sees it, passes counted image by image."""
         return Target(model, self.batch_size, self.gradient_precision).counting(images)
+
+    def over(self, target: Target, y: Tensor) -> Target:
+        """The target of images of the labels y [N], asked as often as attacks are to ask it."""
+        return target.over(self.times, y)
 
     def quick(self, model: nn.Module, x: Tensor) -> nn.Module:
         """What attacks on the images x [N, C, H, W] run on."""
