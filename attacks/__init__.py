@@ -15,6 +15,7 @@ from attacks.ddn import DDN
 from attacks.deepfool import DeepFool
 from attacks.elastic import Elastic
 from attacks.fab import FAB
+from attacks.fmn import FMN
 from attacks.fog import Fog
 from attacks.gabor import Gabor
 from attacks.gaussian import GaussianNoise
@@ -38,6 +39,7 @@ ATTACKS = {
     "ddn": DDN,
     "deepfool": DeepFool,
     "sigma-zero": SigmaZero,
+    "fmn": FMN,
     "fog": Fog,
     "gabor": Gabor,
     "elastic": Elastic,

@@ -116,6 +116,7 @@ def linf(p: Problem, queries: int) -> Runs:
     """The closest image in Linf."""
     steps = queries // 2
     return {
+        "ours: fmn": p.ours(p.attack("fmn", "Linf", steps=steps)),
         "ours: fab": p.ours(p.attack("fab", "Linf", steps=steps // 9)),
         "foolbox: FMN": p.peer("foolbox", "Linf", "LInfFMNAttack", steps=steps),
         "foolbox: DeepFool": p.peer("foolbox", "Linf", "LinfDeepFoolAttack", steps=queries // 11),

@@ -21,7 +21,7 @@ N = TypeVar("N", bound=ast.AST)
 # kinds of attacks that return the closest fooling image, also beyond their radius (`closest` in attacks/contract.py);
 # those of libraries do where the library's attack does
 CLOSEST = (
-    "boundary", "cw-l2", "ddn", "deepfool", "fab", "foolbox", "pointwise", "salt-and-pepper", "sigma-zero",
+    "boundary", "cw-l2", "ddn", "deepfool", "fab", "fmn", "foolbox", "pointwise", "salt-and-pepper", "sigma-zero",
     "torchattacks",
 )  # fmt: skip
 VERSIONS = range(1, 20)

@@ -63,6 +63,7 @@ SETTINGS = {
     "cw-l2": [{"threat": ThreatModel("L2", 0.5), "steps": 12, "lr": 0.1, "initial_c": 1.0, "binary_search_steps": 2}],
     "ddn": [{"threat": ThreatModel("L2", 0.5), "steps": 8, "levels": levels} for levels in (0, 256)],
     "deepfool": [{"threat": ThreatModel("L2", 0.5), "steps": 8}],
+    "fmn": [{"threat": ThreatModel("Linf", 0.05), "steps": 8}],
     "sigma-zero": [{"threat": ThreatModel("L0", 5), "steps": 8, "restore": restore} for restore in (0, 4)],
     "fog": [
         {"threat": ThreatModel("own", 2000), "steps": 8, "decay": decay, "normalization": normalization}
