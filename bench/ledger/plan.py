@@ -52,14 +52,27 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Certified:
+    """What a column is the proven share of. column: the attack's column whose threat model it is; sigma: of the
+    smoothed classifier, None is the network itself.
+    """
+
+    column: str
+    norm: Literal["Linf", "L2"]
+    eps: float
+    sigma: float | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
     """All that a table will be made of. budgets: column -> such as "Linf 8/255, 100 steps of 0.003".
     recipes, attacks: full name -> resolved settings. options: those of the evaluation. images: how many
     images of `split`. figure: its picture. validation_sha256: of the images that choose checkpoints.
     teachers: training id -> run id of the frozen network it learns from.
     unions, means: column -> the columns it is made of; it has no cells of its own. published: column -> its name in
-    the reference file. baseline: the row that the others are tested against, or "". Raises ValueError where its parts
-    do not fit each other: a plan is read from a folder that anybody may have written.
+    the reference file. certified: column -> what it is the proven share of, None where no column is. baseline: the row
+    that the others are tested against, or "". Raises ValueError where its parts do not fit each other: a plan is read
+    from a folder that anybody may have written.
     """
 
     table: str
@@ -88,6 +101,7 @@ class Plan:
     split: Literal["test", "validation"] = "test"
     figure: Figure | None = None
     baseline: str = ""
+    certified: dict[str, Certified] | None = field(default=None, metadata={"since": 2})
 
     def __post_init__(self) -> None:
         for problem in _contradictions(self):
@@ -103,8 +117,17 @@ class Plan:
         found = {(cell.attack, cell.at) for cell in self.cells}
         return {threat for name, at in found for threat in _threats(self.attacks[name]["settings"], at)}
 
+    @property
+    def proofs(self) -> dict[str, Certified]:
+        """The columns that are proven shares."""
+        return self.certified or {}
+
     def attacked(self, column: str) -> list[str]:
-        """The columns with cells that a column is made of, each once: itself, where it has them."""
+        """The columns with cells that a column is made of, each once: itself, where it has them; of a proven share the
+        one whose threat model it is.
+        """
+        if column in self.proofs:
+            return [self.proofs[column].column]
         parts = self.unions.get(column) or self.means.get(column)
         if parts is None:
             return [column]
@@ -113,7 +136,7 @@ class Plan:
 
 def _contradictions(plan: Plan) -> Iterator[str]:
     """What keeps the parts of a plan from being one table."""
-    made_of = plan.unions | plan.means
+    made_of = plan.unions | plan.means | {column: [how.column] for column, how in plan.proofs.items()}
     attacked = [column for column in plan.columns if column not in made_of]
     if not plan.seeds or plan.images < 1:
         yield "it has no seed or no image"
@@ -123,12 +146,14 @@ def _contradictions(plan: Plan) -> Iterator[str]:
         yield f"its baseline {plan.baseline!r} is no row"
     if set(plan.budgets) != set(plan.columns) or not set(made_of) <= set(plan.columns):
         yield "its columns and what is said of them differ"
+    if any(how.column not in attacked or name in plan.unions | plan.means for name, how in plan.proofs.items()):
+        yield "a column is certified as one that is no attack"
     before: set[str] = set()
     for column in plan.columns:
         parts, both = made_of.get(column), column in plan.unions and column in plan.means
         if parts is not None and (both or not parts or not before.issuperset(parts)):
             yield f"column {column!r} is not made of attacks and unions before it"
-        before |= set() if column in plan.means else {column}
+        before |= set() if column in plan.means or column in plan.proofs else {column}
     cells = Counter((cell.row, cell.column, cell.seed) for cell in plan.cells)
     if cells != Counter(product(plan.rows, attacked, plan.seeds)):
         yield "its cells are not one for each row, attack and seed"

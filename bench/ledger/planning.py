@@ -8,9 +8,9 @@ from itertools import product
 from typing import Any
 
 from bench.ground.config import UserError
-from bench.ledger.budgets import budget
+from bench.ledger.budgets import budget, radius
 from bench.ledger.ids import eval_id, eval_identity, run_id, slug, teacher_of, training_of, training_of_recipe
-from bench.ledger.plan import Cell, Plan, table_name
+from bench.ledger.plan import Cell, Certified, Plan, table_name
 from bench.ledger.spec import CLEAN, Column, Row, Setting, TableSpec
 
 EVAL_SEED = 0  # of the noise of a table's attacks
@@ -62,6 +62,7 @@ def make(
     meaning = replace(meaning, attacks=unattacked | dict(meaning.attacks))
     several = tuple(dict.fromkeys(seeds))
     names = _Names(setting, data, meaning, arch)
+    proofs = _proofs(spec, meaning.attacks)
     cells = [names.cell(*one) for one in product(spec.rows, several, spec.columns) if one[2].attack]
     return Plan(
         table=table,
@@ -78,7 +79,7 @@ def make(
         rows=[row.label for row in spec.rows],
         columns=[column.label for column in spec.columns],
         cells=cells,
-        budgets={column.label: _words(column, meaning.attacks) for column in spec.columns},
+        budgets={column.label: _words(column, meaning.attacks, proofs) for column in spec.columns},
         recipes={setting.recipe(training): meaning.recipes[training] for training in spec.trainings},
         attacks={setting.attack(attack): meaning.attacks[attack] for attack in spec.attacks},
         validation_sha256=data.validation_sha256,
@@ -89,6 +90,7 @@ def make(
         split=spec.split,
         figure=spec.figure,
         baseline=spec.baseline,
+        certified=proofs or None,
         published={column.label: column.published or column.attack for column in spec.columns},
     )
 
@@ -156,8 +158,31 @@ def plan_name(table: str, spec: TableSpec, dataset: str, arch: str) -> str:
     return f"{table_name(table)}-{slug(dataset)}" + ("" if short else f"-{slug(arch)}")
 
 
-def _words(column: Column, attacks: Mapping[str, dict[str, Any]]) -> str:
+def _proofs(spec: TableSpec, attacks: Mapping[str, dict[str, Any]]) -> dict[str, Certified]:
+    """What the columns `certified` are the proven share of. Raises UserError where nothing can be proven."""
+    by_label, found = {column.label: column for column in spec.columns}, {}
+    for column in (one for one in spec.columns if one.certified):
+        of = by_label[column.certified]
+        threat = attacks[of.attack]["settings"].get("threat", {"norm": "own", "eps": 0.0})
+        norm, eps = threat["norm"], threat["eps"] if of.at is None else of.at
+        known = ("Linf", "L2") if column.smoothing is None else ("L2",)
+        if norm not in known or eps <= 0:
+            raise UserError(
+                f"column {column.label!r} is certified as {of.label!r}, which is of {norm} {eps:g}; "
+                f"{'bounds' if column.smoothing is None else 'smoothing'} can prove in {' and '.join(known)} above 0"
+            )
+        found[column.label] = Certified(of.label, norm, eps, column.smoothing)
+    return found
+
+
+def _words(column: Column, attacks: Mapping[str, dict[str, Any]], proofs: Mapping[str, Certified]) -> str:
     """What a column is, for the notes under its table."""
+    if column.label in proofs:
+        how = proofs[column.label]
+        within = f"proven within {how.norm} {radius(how.eps)} by `bench certify`"
+        if how.sigma is None:
+            return f"share {within}: robust accuracy is at least this"
+        return f"share {within} of the network smoothed with sigma {how.sigma:g}, which is another classifier"
     if column.union:
         return f"worst case image by image of {', '.join(column.union)}"
     if column.mean:

@@ -38,14 +38,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Column:
-    """One attack of a table, or what is made of the columns before it: of attack, union and mean it has one.
+    """One attack of a table, or what is made of the columns before it: of attack, union, mean and certified it has
+    one.
 
     attack: by the name it has without a profile; "clean" is none. source, source_member: the attack is crafted on
     this method's network (member as in Row; the row's seed and checkpoint) and judged on the row's. at: the verdict
     is read at this radius, in the norm's image units, off the distances in the record of a minimal-norm attack,
     which is not run again. union: labels of columns; an image counts if it counts in each. mean: labels of columns;
-    their plain mean. published: the column's name in the reference file, where that is not the attack's; only of what
-    the paper measured too. slow: `--fast` leaves it out. Raises ValueError.
+    their plain mean. certified: the label of an attack's column: the share of images that `bench certify` proves within
+    the threat model of that one; smoothing: not of the network but of the classifier that it is when smoothed with this
+    sigma. published: the column's name in the reference file, where that is not the attack's; only of what the paper
+    measured too. slow: `--fast` leaves it out. Raises ValueError.
     """
 
     label: str
@@ -55,12 +58,16 @@ class Column:
     at: float | None = None
     union: tuple[str, ...] = ()
     mean: tuple[str, ...] = ()
+    certified: str = ""
+    smoothing: float | None = None
     published: str = ""
     slow: bool = False
 
     def __post_init__(self) -> None:
-        if sum(bool(kind) for kind in (self.attack, self.union, self.mean)) != 1:
-            raise ValueError(f"column {self.label!r} needs one of attack, union and mean")
+        if sum(bool(kind) for kind in (self.attack, self.union, self.mean, self.certified)) != 1:
+            raise ValueError(f"column {self.label!r} needs one of attack, union, mean and certified")
+        if self.smoothing is not None and (not self.certified or self.smoothing <= 0):
+            raise ValueError(f"column {self.label!r}: smoothing is a sigma above 0, and goes with certified")
         if (self.source or self.at is not None) and self.attack in ("", CLEAN):
             raise ValueError(f"column {self.label!r}: source and at go with an attack")
         if self.source_member < 0 or (self.source_member and not self.source):
@@ -161,13 +168,16 @@ class TableSpec:
         if self.baseline and self.baseline not in [row.label for row in self.rows]:
             raise ValueError(f"the baseline is {self.baseline!r}, which is no row of the table")
         self._check_figure()
-        before: set[str] = set()
+        before, attacks = set[str](), set[str]()
         for column in self.columns:
             if unknown := [part for part in column.parts if part not in before]:
                 raise ValueError(
                     f"column {column.label!r} is made of {unknown[0]!r}, which is no union and no attack before it"
                 )
-            before |= set() if column.mean else {column.label}
+            if column.certified and column.certified not in attacks:
+                raise ValueError(f"column {column.label!r} is certified as {column.certified!r}, no attack before it")
+            before |= set() if column.mean or column.certified else {column.label}
+            attacks |= {column.label} if column.attack not in ("", CLEAN) else set()
 
     def _check_figure(self) -> None:
         """Raises ValueError for a figure of a row or column that the table lacks."""
@@ -224,7 +234,7 @@ class TableSpec:
             raise UserError(f"{self.title!r} has no slow columns to leave out; run it without --fast")
         touched, kept = set(slow), []
         try:
-            for column in (one for one in self.columns if not one.slow):
+            for column in (one for one in self.columns if not one.slow and one.certified not in slow):
                 if touched.intersection(column.parts):
                     touched.add(column.label)
                     union, mean = _others(column.union, slow), _others(column.mean, slow)

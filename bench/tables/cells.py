@@ -24,12 +24,13 @@ from bench.ledger.find import OK, WORST, Found, find
 from bench.ledger.folder import Results
 from bench.ledger.plan import Plan
 from bench.ledger.runs import read_run
+from bench.tables import certified
 from bench.tables.compare import COLUMNS as COMPARED
 from bench.tables.compare import Robust, between_rows
 
 COLUMNS = [
     "table", "row", "column", "seeds", "n", "accuracy", "low", "high", "seed_spread",
-    "state", "error", "run_ids", "broken_by", "health", "trust", "reach", "audit", *COMPARED,
+    "state", "error", "run_ids", "broken_by", "health", "trust", "reach", "audit", "proven", *COMPARED,
 ]  # fmt: skip
 TRUST = ("ok", UNKNOWN := "not diagnosed", "doubtful", "masked")  # the worst last
 
@@ -61,6 +62,7 @@ def table(plan: Plan, results: Results) -> pd.DataFrame:
     a union a list of Broken. health: run id -> what is wrong with a network behind the number, {} if nothing is.
     trust: that of the row, see `trust`. reach: how far the farthest adversarial image lies, as a share of the radius;
     of several networks the least; NaN where there is no distance. audit: Audited, None where the attack has no audit.
+    proven: Bracket, None where no certificate is of the same networks, images and radius.
     The last columns are of `compare.between_rows`, NaN
     or None where there is nothing to compare. Raises UserError for a broken record.
     """
@@ -75,7 +77,7 @@ def table_and_verdicts(plan: Plan, results: Results) -> tuple[pd.DataFrame, dict
     frame = pd.DataFrame(lines, columns=COLUMNS)
     numbers = dict.fromkeys(("accuracy", "low", "high", "seed_spread", "reach", *COMPARED[:-1]), "float64")
     frame = frame.astype({"seeds": "int64", "n": "Int64"} | numbers)
-    for name in ("error", "broken_by", "health", "trust", "audit", "best"):
+    for name in ("error", "broken_by", "health", "trust", "audit", "proven", "best"):
         frame[name] = pd.Series([line.get(name) for line in lines], dtype=object)  # None stays None
     return frame, cells
 
@@ -145,7 +147,11 @@ def _lines_and_verdicts(plan: Plan, results: Results) -> tuple[list[dict[str, An
                 found.setdefault(cell.column, []).append(find(plan, cell, results))
         told = {"trust": trust(plan, row, results)}
         for column in plan.columns:
-            line, robust = _line(plan, row, column, {one: found[one] for one in plan.attacked(column)})
+            if column in plan.proofs:
+                line, robust = certified.line(plan, row, column, results)
+            else:
+                line, robust = _line(plan, row, column, {one: found[one] for one in plan.attacked(column)})
+                line |= {"proven": _proven(plan, column, found, results)} if robust is not None else {}
             lines.append(line | told)
             if robust is not None:
                 cells[row, column] = robust
@@ -198,6 +204,16 @@ def _audited(records: Sequence[EvalRecord]) -> Audited | None:
         below.append(nan if one is None else one.bound * one.standing / n)
         saved.append(nan if one is None else one.saved)
     return Audited(float(np.mean(below)), float(np.mean(saved)), told)
+
+
+def _proven(
+    plan: Plan, column: str, found: Mapping[str, Sequence[Found]], results: Results
+) -> certified.Bracket | None:
+    """What is proven beside the number of an attack or a union."""
+    if column in plan.means:
+        return None
+    seeds = zip(*(found[one] for one in plan.attacked(column)), strict=True)
+    return certified.beside(plan, [[one.record for one in parts if one.record] for parts in seeds], results)
 
 
 def _reach(record: EvalRecord) -> float:

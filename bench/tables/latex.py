@@ -17,7 +17,7 @@ from bench.ground.stats import LEVEL
 from bench.ledger.budgets import radius
 from bench.ledger.find import OK
 from bench.ledger.plan import Plan
-from bench.tables.notation import percent, signs
+from bench.tables.notation import percent, proven_words, signs
 
 ROOMY = 6  # columns that a page holds in small type
 TRUST = r"@{\hspace{12pt}}l"  # the column
@@ -55,9 +55,9 @@ def table(plan: Plan, frame: pd.DataFrame, notes: list[str], trusted: list[str] 
         of_row = [lines[row, column] for column in plan.columns]
         first = [_number(line, looks[line["column"]][place]) for line in of_row]
         cells = [_label(row), *first, *([] if trusted is None else [escape(trusted[place])])]
-        under = [_interval(line) for line in of_row] if intervals else []
+        below = [[_interval(line) for line in of_row] if intervals else [], [_bracket(line) for line in of_row]]
         body.append(" & ".join(cells) + r" \\")
-        if any(under):
+        for under in filter(any, below):
             body.append(" & " + " & ".join([*under, *([] if trusted is None else [""])]) + r" \\[2pt]")
     heads = ["", *(_label(column) for column in plan.columns), *([] if trusted is None else ["Trust"])]
     return "\n".join(
@@ -183,3 +183,10 @@ def _interval(line: Mapping[Any, Any]) -> str:
         return ""
     low, high = (percent(line[name], int(line["n"])) for name in ("low", "high"))
     return rf"{{\scriptsize [{low}, {high}]}}"
+
+
+def _bracket(line: Mapping[Any, Any]) -> str:
+    """What is proven below the number, and what is open."""
+    if line["state"] != OK or not (words := proven_words(line)):
+        return ""
+    return rf"{{\scriptsize {words[0]}}}"

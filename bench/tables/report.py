@@ -28,7 +28,7 @@ from bench.ledger.named import unlike_suite
 from bench.ledger.plan import Plan
 from bench.tables import latex
 from bench.tables.compare import COLUMNS as COMPARED
-from bench.tables.notation import ABOVE, BELOW, SICK, TIED, audit_words, percent, signs
+from bench.tables.notation import ABOVE, BELOW, SICK, TIED, audit_words, percent, proven_words, signs
 
 COMPARED_POINTS = ["difference_points", "difference_low_points", "difference_high_points"]
 
@@ -136,7 +136,7 @@ def _cell(line: dict[Any, Any]) -> str:
     n = int(line["n"])
     value, low, high = (percent(line[name], n) for name in ("accuracy", "low", "high"))
     spread = f" sd {percent(line['seed_spread'], n)}" if line["seeds"] > 1 else ""
-    return " ".join([f"{value} [{low}, {high}]{spread}", *audit_words(line), *signs(line)])
+    return " ".join([f"{value} [{low}, {high}]{spread}", *proven_words(line), *audit_words(line), *signs(line)])
 
 
 def notes_of(plan: Plan, frame: pd.DataFrame) -> list[str]:
@@ -157,6 +157,7 @@ def notes_of(plan: Plan, frame: pd.DataFrame) -> list[str]:
     notes += _unlike_suite(plan)
     notes += [note for column in plan.unions if (note := _broken_by(column, frame))]
     notes += [note for column in plan.columns if (note := _audits(plan, column, frame))]
+    notes += _brackets(plan, frame)
     sick = {run_id: words for health in frame["health"] for run_id, words in health.items()}
     notes += [f"{SICK} {run_id}: {words}." for run_id, words in sick.items()]
     if said := [f"{row}: {words}" for row, words in _trusted(frame).items() if words]:
@@ -223,6 +224,23 @@ def _audits(plan: Plan, column: str, frame: pd.DataFrame) -> str:
     return f"Audit of {column}: {'; '.join(told)}." if told else ""
 
 
+def _brackets(plan: Plan, frame: pd.DataFrame) -> list[str]:
+    """What certificates say beside the attacks, row by row; nothing where there are none."""
+    told = []
+    for line in (one for one in frame.to_dict("records") if one["proven"] is not None):
+        seeds = [f"seed {seed}: " if len(plan.seeds) > 1 else "" for seed in plan.seeds]
+        each = "; ".join(f"{seed}{words}" for seed, words in zip(seeds, line["proven"].told, strict=True))
+        told.append(f"{line['row']} / {line['column']}: {each}.")
+    if not told:
+        return []
+    head = (
+        "Proven, by `bench certify` on the same weights, images, norm and radius: no image within it has another "
+        "class. Robust accuracy lies between the share proven and the accuracy under attack; what is neither proven "
+        "nor broken is open. Bounds that prove no image say nothing."
+    )
+    return [head, *told]
+
+
 def _recipes(plan: Plan) -> list[str]:
     """ "ard-digits (20 epochs, teacher at-digits)"."""
     words = []
@@ -261,10 +279,20 @@ def _csv(plan: Plan, frame: pd.DataFrame) -> str:
     audits = {} if frame["audit"].isna().all() else {"audit_points": "below", "audit_saved_percent": "saved"}
     for name, of in audits.items():
         tidy[name] = [nan if one is None else 100 * getattr(one, of) for one in frame["audit"]]
-    columns = ["table", "row", "column", "n", "seeds", *(f"{name}_percent" for name in shares), *audits]
+    if brackets := {} if frame["proven"].isna().all() else {"proven_percent": "", "open_percent": ""}:
+        found = [(line["proven"], line["accuracy"]) for line in frame.to_dict("records")]
+        tidy["proven_percent"] = ["" if one is None else _share(one.proven) for one, _ in found]
+        tidy["open_percent"] = ["" if not (one and one.proven) else _share(high - one.proven) for one, high in found]
+    made = (*(f"{name}_percent" for name in shares), *audits, *brackets)
+    columns = ["table", "row", "column", "n", "seeds", *made]
     columns += ["state", "error", "run_ids", "health", "trust", *COMPARED_POINTS, "p_baseline", "p_best", "best"]
     # four decimals: far below one image, and no digits that only floating point knows
     return to_csv(tidy[columns], float_format="%.4f")
+
+
+def _share(share: float) -> str:
+    """In percent, as the other numbers of a CSV; that nothing is proven is no number."""
+    return f"{100 * share:.4f}" if share else "bounds say nothing"
 
 
 def _latex(plan: Plan, frame: pd.DataFrame, intervals: bool = True) -> str:

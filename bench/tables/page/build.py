@@ -157,7 +157,7 @@ def _cell(plan: Plan, line: Mapping[Any, Any], shelf: Shelf) -> Cell:
     spread = f", sd {notation.percent(line['seed_spread'], n)}" if line["seeds"] > 1 else ""
     percents = [round(100 * share, 3) for share in shares]
     best = line["best"] is not None and bool(line["best"])
-    interval = f"[{low}, {high}]{spread}"
+    interval = " ".join([f"[{low}, {high}]{spread}", *notation.proven_words(line)])
     return Cell(value, interval, percents[0], percents[1], percents[2], best, _marks(plan, line), opens)
 
 
