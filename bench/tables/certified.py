@@ -25,9 +25,10 @@ NOTHING = "proves nothing"  # the state of a cell: bounds that prove no image ar
 
 
 class Bracket(NamedTuple):
-    """Of one attack's number over its seeds. proven: the share, a mean, in [0, 1]; told: a sentence for each seed."""
+    """Of one attack's number. proven, open: shares in [0, 1], means over the seeds; told: words for each seed."""
 
     proven: float
+    open: float
     told: list[str]
 
 
@@ -37,7 +38,7 @@ def beside(plan: Plan, seeds: Sequence[Sequence[EvalRecord]], results: Results) 
     seeds: for each seed the records that the number is the worst case of. Raises Contradiction for an image that is
     proven and broken, UserError for a broken record.
     """
-    shares, told = [], []
+    shares, left, told = [], [], []
     for records in seeds:
         one, threats = records[0], {(record.norm, record.eps) for record in records}
         found = _certificates(plan, one.run_id, one.weights_sha256, *threats.pop(), None, results)
@@ -54,8 +55,9 @@ def beside(plan: Plan, seeds: Sequence[Sequence[EvalRecord]], results: Results) 
             )
         n = len(one.images)
         shares.append(len(proven) / n)
+        left.append((n - len(proven) - len(broken)) / n)
         told.append(f"{len(proven)} of {n} proven, {len(broken)} broken, {n - len(proven) - len(broken)} open")
-    return Bracket(float(np.mean(shares)), told)
+    return Bracket(float(np.mean(shares)), float(np.mean(left)), told)
 
 
 def line(plan: Plan, row: str, column: str, results: Results) -> tuple[dict[str, Any], Robust | None]:

@@ -39,10 +39,10 @@ def proven_words(line: Mapping[Any, Any]) -> list[str]:
     """
     if line["proven"] is None:
         return []
-    n, share = int(line["n"]), line["proven"].proven
-    if not share:
+    n, found = int(line["n"]), line["proven"]
+    if not found.proven:
         return ["(bounds say nothing)"]
-    return [f"(proven {percent(share, n)}, open {percent(line['accuracy'] - share, n)})"]
+    return [f"(proven {percent(found.proven, n)}, open {percent(found.open, n)})"]
 
 
 def signs(line: Mapping[Any, Any]) -> list[str]:

@@ -27,6 +27,7 @@ from bench.ledger.folder import Results
 from bench.ledger.named import unlike_suite
 from bench.ledger.plan import Plan
 from bench.tables import latex
+from bench.tables.certified import Bracket
 from bench.tables.compare import COLUMNS as COMPARED
 from bench.tables.notation import ABOVE, BELOW, SICK, TIED, audit_words, percent, proven_words, signs
 
@@ -279,10 +280,9 @@ def _csv(plan: Plan, frame: pd.DataFrame) -> str:
     audits = {} if frame["audit"].isna().all() else {"audit_points": "below", "audit_saved_percent": "saved"}
     for name, of in audits.items():
         tidy[name] = [nan if one is None else 100 * getattr(one, of) for one in frame["audit"]]
-    if brackets := {} if frame["proven"].isna().all() else {"proven_percent": "", "open_percent": ""}:
-        found = [(line["proven"], line["accuracy"]) for line in frame.to_dict("records")]
-        tidy["proven_percent"] = ["" if one is None else _share(one.proven) for one, _ in found]
-        tidy["open_percent"] = ["" if not (one and one.proven) else _share(high - one.proven) for one, high in found]
+    brackets = {} if frame["proven"].isna().all() else {"proven_percent": "proven", "open_percent": "open"}
+    for name, of in brackets.items():
+        tidy[name] = [_bracketed(one, of) for one in frame["proven"]]
     made = (*(f"{name}_percent" for name in shares), *audits, *brackets)
     columns = ["table", "row", "column", "n", "seeds", *made]
     columns += ["state", "error", "run_ids", "health", "trust", *COMPARED_POINTS, "p_baseline", "p_best", "best"]
@@ -290,9 +290,11 @@ def _csv(plan: Plan, frame: pd.DataFrame) -> str:
     return to_csv(tidy[columns], float_format="%.4f")
 
 
-def _share(share: float) -> str:
-    """In percent, as the other numbers of a CSV; that nothing is proven is no number."""
-    return f"{100 * share:.4f}" if share else "bounds say nothing"
+def _bracketed(found: Bracket | None, of: str) -> str:
+    """A share in percent, as the other numbers of a CSV; where nothing is proven there is none, in words."""
+    if found is None or not found.proven:
+        return "bounds say nothing" if found and of == "proven" else ""
+    return f"{100 * getattr(found, of):.4f}"
 
 
 def _latex(plan: Plan, frame: pd.DataFrame, intervals: bool = True) -> str:

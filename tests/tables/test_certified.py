@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hand_made import MADE_BY, fill, frame, of_cell, plan_2x2
+from hand_made import MADE_BY, fill, frame, of_cell, plan_2x2, run_record
 
+from bench.api.filling import lacking_of
 from bench.commands.cli import main
 from bench.ground.config import UserError, build
 from bench.ground.provenance import Cost
@@ -16,8 +17,11 @@ from bench.ledger.certificates import CertificateRecord, Contradiction, write_ce
 from bench.ledger.evals import write_eval
 from bench.ledger.folder import Results, Source
 from bench.ledger.plan import Certified, Plan, write_plan
+from bench.ledger.runs import write_run
 from bench.ledger.spec import Column, TableSpec
 from bench.tables.cells import table
+from bench.tables.page.build import _cell
+from bench.tables.page.shelf import Shelf
 from bench.tables.report import FORMATS, render
 
 EPS = 8 / 255
@@ -104,6 +108,13 @@ def test_a_proof_of_something_else_is_none(tmp_path, change):
     assert cell(plan, results, "Proven")["state"] == "missing" and cell(plan, results, "C&W")["proven"] is None
 
 
+def test_a_proof_of_the_weights_of_before_is_none_of_those_of_now(tmp_path):
+    plan, results = filled(tmp_path, PROVEN)
+    write_certificate(results, proof(run_of(plan, "AT"), {0}))
+    write_run(results, run_record(run_of(plan, "AT"), weights="v"))
+    assert cell(plan, results, "Proven")["state"] == "missing"
+
+
 def test_bounds_that_prove_nothing_are_no_number_and_say_so_in_every_format(tmp_path):
     plan, results = filled(tmp_path, PROVEN)
     for row in plan.rows:
@@ -136,6 +147,30 @@ def test_every_format_shows_what_is_proven_and_what_is_open(tmp_path, style):
     assert text.count("(proven 25.0, open 50.0)") == 2
     assert "1 of 4 proven, 1 broken, 2 open" in text and "is open" in text
     assert "proven within" in text and "8/255" in text
+
+
+def test_what_is_open_may_be_nothing(tmp_path):
+    plan, results = filled(tmp_path)
+    for row in plan.rows:
+        write_certificate(results, proof(run_of(plan, row), {0, 1, 3}))
+    made = table(plan, results)
+    assert render(plan, made, "text").count("(proven 75.0, open 0.0)") == 2
+    assert render(plan, made, "csv").count(",75.0000,0.0000,ok,") == 2
+
+
+def test_the_page_shows_it_too(tmp_path):
+    plan, results = filled(tmp_path, PROVEN)
+    write_certificate(results, proof(run_of(plan, "AT"), {0}))
+    assert _cell(plan, cell(plan, results, "C&W"), Shelf(results)).interval.endswith(" (proven 25.0, open 50.0)")
+    assert "proven" not in _cell(plan, cell(plan, results, "Clean"), Shelf(results)).interval
+
+
+def test_a_run_does_not_fail_for_want_of_proofs(tmp_path):
+    plan, results = filled(tmp_path, PROVEN)
+    made = table(plan, results)
+    assert (made["state"] == "missing").sum() == 2 and len(lacking_of(plan, made)) == 0
+    next(results.evals(run_of(plan, "AT")).glob("cw-*")).unlink()
+    assert len(lacking_of(plan, table(plan, results))) == 1
 
 
 def test_without_certificates_nothing_is_said_of_them(tmp_path):
