@@ -8,6 +8,7 @@ from dataclasses import replace
 import pandas as pd
 
 from bench.ground.provenance import Cost, Provenance, TrainingCost
+from bench.ledger.certificates import CertificateRecord
 from bench.ledger.evals import EvalRecord, write_eval
 from bench.ledger.folder import Results
 from bench.ledger.ids import training_of
@@ -119,6 +120,34 @@ def eval_record(
         provenance=MADE_BY,
         images=images,
     )
+
+
+def proof(run_id: str, proven: set[int], sigma: float | None = None, **changes) -> CertificateRecord:
+    """A certificate at 8/255 of the four images of a plan; sigma: of smoothing; changes: of the record."""
+    verdicts = ["proven" if image in proven else "open" for image in range(4)]
+    made = CertificateRecord(
+        run_id=run_id,
+        certificate_id=f"proof-{sorted(proven)}-{sigma}".translate(dict.fromkeys(map(ord, "[], "), "_")).replace(
+            ".", "_"
+        ),
+        method="bounds" if sigma is None else "smoothing",
+        settings={"slopes": 20} if sigma is None else {"sigma": sigma},
+        norm="Linf",
+        eps=8 / 255,
+        seed=0,
+        dataset="dots",
+        weights_sha256="w",
+        images_sha256="img",
+        images=[0, 1, 2, 3],
+        labels=[3] * 4,
+        verdicts=verdicts,
+        by=["linear bounds"] * 4,
+        figures=[1.0] * 4,
+        domains=[0] * 4,
+        cost=Cost(0.5, 0, 0),
+        provenance=MADE_BY,
+    )
+    return replace(made, **changes)
 
 
 def with_distances(run_id: str, eval_id: str, needed: Sequence[float]) -> EvalRecord:

@@ -30,8 +30,10 @@ class Smoothing:
     failure: float = 0.001
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma < float("inf") or min(self.draws, self.first) < 1 or not 0 < self.failure < 0.5:
-            raise UserError(f"smoothing needs a sigma above 0 and draws, not {self.sigma:g} and {self.draws}")
+        if not 0 < self.sigma < float("inf"):
+            raise UserError(f"smoothing needs a sigma above 0, not {self.sigma:g}; give one such as 0.25")
+        if min(self.draws, self.first) < 1 or not 0 < self.failure < 0.5:
+            raise UserError(f"smoothing needs draws and a chance of failure, not {self.draws} and {self.failure:g}")
 
     @property
     def farthest(self) -> float:

@@ -162,6 +162,7 @@ def _proofs(spec: TableSpec, attacks: Mapping[str, dict[str, Any]]) -> dict[str,
     """What the columns `certified` are the proven share of. Raises UserError where nothing can be proven."""
     by_label, found = {column.label: column for column in spec.columns}, {}
     for column in (one for one in spec.columns if one.certified):
+        prover = "bounds" if column.smoothing is None else "smoothing"
         of = by_label[column.certified]
         threat = attacks[of.attack]["settings"].get("threat", {"norm": "own", "eps": 0.0})
         norm, eps = threat["norm"], threat["eps"] if of.at is None else of.at
@@ -169,7 +170,7 @@ def _proofs(spec: TableSpec, attacks: Mapping[str, dict[str, Any]]) -> dict[str,
         if norm not in known or eps <= 0:
             raise UserError(
                 f"column {column.label!r} is certified as {of.label!r}, which is of {norm} {eps:g}; "
-                f"{'bounds' if column.smoothing is None else 'smoothing'} can prove in {' and '.join(known)} above 0"
+                f"{prover} can prove in {' and '.join(known)}, at a radius above 0"
             )
         found[column.label] = Certified(of.label, norm, eps, column.smoothing)
     return found

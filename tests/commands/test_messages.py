@@ -23,7 +23,7 @@ import own_sets
 import pandas as pd
 import pytest
 import torch
-from hand_made import fill, plan_2x2
+from hand_made import fill, plan_2x2, proof
 from own_sets import X, Y
 from PIL import Image
 from shards import write_shards
@@ -31,6 +31,7 @@ from torch import nn
 
 from bench.commands.cli import main
 from bench.ground.files import SEAL, _digest
+from bench.ledger.certificates import write_certificate
 from bench.ledger.folder import Results
 from bench.ledger.plan import Plan, write_plan
 from bench.subjects import data, factories, outputs, own
@@ -55,6 +56,18 @@ reference = ""
 figure = { kind = "overlap", rows = ["AT", "TRADES"], column = "PGD-20" }
 rows = [{ label = "AT", method = "at" }, { label = "TRADES", method = "trades" }]
 columns = [{ label = "PGD-20", attack = "pgd-20" }]
+settings = [{ profile = "digits", arch = "cnn-small", dataset = "digits", datasets = ["*"], archs = ["*"] }]
+"""
+CERTIFIED = """
+title = "Mine"
+source = "no paper"
+reference = ""
+rows = [{ label = "AT", method = "at" }]
+columns = [
+    { label = "Clean", attack = "clean" },
+    { label = "PGD-20", attack = "pgd-20" },
+    { label = "Proven", certified = "%s"%s },
+]
 settings = [{ profile = "digits", arch = "cnn-small", dataset = "digits", datasets = ["*"], archs = ["*"] }]
 """
 MODELS = """
@@ -178,6 +191,28 @@ def half():
 
 def unloaded():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).to("meta")
+
+
+def pooled():
+    return nn.Sequential(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 10))
+
+
+class Branches(Model):
+    def forward(self, x):
+        return super().forward(x) if x.sum() > 0 else super().forward(-x)
+
+
+class Squares(Model):
+    def forward(self, x):
+        return super().forward(x * x)
+
+
+class Moves(Model):
+    passes = 0
+
+    def forward(self, x):
+        self.passes += 1
+        return super().forward(x) + 100.0 * self.passes * torch.arange(10)
 
 
 def no_model():
@@ -308,6 +343,29 @@ def misfit(monkeypatch: pytest.MonkeyPatch) -> None:
     planned()(monkeypatch)
     path = Path("results/plans/tiny-dots.json")
     path.write_bytes(reseal(json.dumps(json.loads(path.read_text()) | {"cells": []}).encode()))
+
+
+def proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table, and a proof of one of its networks for an image that its attack broke."""
+    results, plan = Results(Path("results")), plan_2x2()
+    fill(plan, results, {(cell.row, cell.column): [True, True, False, True] for cell in plan.cells})
+    write_plan(results, plan)
+    write_certificate(results, proof(plan.cells[0].run_id, {2}))
+
+
+def unproven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same with half a file."""
+    proven(monkeypatch)
+    path = next(Path("results").glob("certificates/*/*.json"))
+    path.write_bytes(truncated(path.read_bytes()))
+
+
+def unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record of an attack on the finished training that is none."""
+    path = next(Path("results").glob("runs/*/best.json"))
+    folder = Path("results/evals") / f"{path.parent.name}.best"
+    folder.mkdir(parents=True)
+    (folder / "pgd-20-digits-n450-00000000.parquet").write_text("PAR1")
 
 
 class Evil:
@@ -496,6 +554,32 @@ CASES = [
     Case("trainer that is no method", "train mine --dataset digits --recipes mine.toml", lambda monkeypatch: (
          Path("mine.toml").write_text('[recipes.mine]\ntrainer = "own:Model"\nschedule = { epochs = 1 }\n'), None)[1]),
     Case("data set of a module without it", "attack RUN fgsm-digits --dataset own:images"),
+    Case("model whose answers move", "attack own:Moves fgsm-digits"),
+    Case("no draw at all", "attack own:Moves rand-digits --draws 0"),
+    Case("proof without a radius", "certify own:Model"),
+    Case("proof at a bare eps 8", "certify own:Model --eps 8"),
+    Case("proof at a radius that is no number", "certify own:Model --eps 2/0"),
+    Case("proof at radius 0", "certify own:Model --eps 0"),
+    Case("proof at a negative radius", "certify own:Model --eps -0.1"),
+    Case("proof in a norm without bounds", "certify own:Model --eps 1 --norm L1"),
+    Case("proof in an unknown norm", "certify own:Model --eps 1 --norm l3"),
+    Case("proof with a negative budget", "certify own:Model --eps 0.1 --budget -1"),
+    Case("smoothing in another norm", "certify own:Model --eps 0.1 --norm Linf --smoothing 0.25"),
+    Case("smoothing without noise", "certify own:Model --eps 0.1 --smoothing 0"),
+    Case("smoothing without a vote", "certify own:Model --eps 0.1 --smoothing 0.25 --draws 0"),
+    Case("proof of a layer without bounds", "certify own:pooled --eps 0.1"),
+    Case("proof of a product of two values", "certify own:Squares --eps 0.1"),
+    Case("proof of what branches on its values", "certify own:Branches --eps 0.1"),
+    Case("proof of a model that outputs probabilities", "certify own:probabilities --eps 0.1"),
+    Case("proof of more images than there are", "certify own:Model --eps 0.1 --images 9999"),
+    Case("proof of a run that is not there", "certify at-digits-s0 --eps 0.1"),
+    Case("proof beside a damaged attack record", "certify RUN --eps 0.1 --images 2 --budget 0", unread),
+    Case("table with a damaged certificate", "report tiny", unproven),
+    Case("image that is proven and broken", "report tiny", proven),
+    Case("column that is certified as no attack", "run mine.toml --dry-run",
+         text("mine.toml", CERTIFIED % ("Clean", ""))),
+    Case("column of smoothing in another norm", "run mine.toml --dry-run",
+         text("mine.toml", CERTIFIED % ("PGD-20", ", smoothing = 0.25"))),
     Case("unknown list", "list tabels"),
 ]  # fmt: skip
 

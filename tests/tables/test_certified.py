@@ -7,13 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hand_made import MADE_BY, fill, frame, of_cell, plan_2x2, run_record
+from hand_made import fill, frame, of_cell, plan_2x2, proof, run_record
 
 from bench.api.filling import lacking_of
 from bench.commands.cli import main
 from bench.ground.config import UserError, build
-from bench.ground.provenance import Cost
-from bench.ledger.certificates import CertificateRecord, Contradiction, write_certificate
+from bench.ledger.certificates import Contradiction, write_certificate
 from bench.ledger.evals import write_eval
 from bench.ledger.folder import Results, Source
 from bench.ledger.plan import Certified, Plan, write_plan
@@ -27,34 +26,6 @@ from bench.tables.report import FORMATS, render
 EPS = 8 / 255
 PROVEN = Column("Proven", certified="C&W")
 ATTACKED = [True, True, False, True]  # under C&W
-
-
-def proof(run_id: str, proven: set[int], sigma: float | None = None, **changes) -> CertificateRecord:
-    """A certificate of four images; changes: of the record."""
-    verdicts = ["proven" if image in proven else "open" for image in range(4)]
-    made = CertificateRecord(
-        run_id=run_id,
-        certificate_id=f"proof-{sorted(proven)}-{sigma}".translate(dict.fromkeys(map(ord, "[], "), "_")).replace(
-            ".", "_"
-        ),
-        method="bounds" if sigma is None else "smoothing",
-        settings={"slopes": 20} if sigma is None else {"sigma": sigma},
-        norm="Linf",
-        eps=EPS,
-        seed=0,
-        dataset="dots",
-        weights_sha256="w",
-        images_sha256="img",
-        images=[0, 1, 2, 3],
-        labels=[3] * 4,
-        verdicts=verdicts,
-        by=["linear bounds"] * 4,
-        figures=[1.0] * 4,
-        domains=[0] * 4,
-        cost=Cost(0.5, 0, 0),
-        provenance=MADE_BY,
-    )
-    return replace(made, **changes)
 
 
 def filled(root: Path, *more: Column, seeds: tuple[int, ...] = (0,)) -> tuple[Plan, Results]:
