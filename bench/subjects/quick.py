@@ -36,11 +36,11 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 class Arrangement:
     """How a network is run for attacks.
 
-    batch_size: images in a pass (None: as suits the device); no result depends on it. gradient_precision: of gradient
-    passes, see `attacks.target.Target`. compile: "auto" compiles the passes of long attacks, see
-    `bench.subjects.compiled`. These two round otherwise, so they are part of a record's id. draws: how often a model is
-    asked that answers at random, by attacks and for verdicts (`bench.judge.draws`), also part of the id; None: it was
-    not said, which is once and refused where answers move.
+    batch_size: images in a pass (None: as suits the device); no result depends on it but those of several draws.
+    gradient_precision: of gradient passes, see `attacks.target.Target`. compile: "auto" compiles the passes of long
+    attacks, see `bench.subjects.compiled`. These two round otherwise, so they are part of a record's id. draws: how
+    often a model is asked that answers at random, by attacks and for verdicts (`bench.judge.draws`), also part of the
+    id; None: it was not said, which is once and refused where answers move.
     """
 
     batch_size: int | None = None
