@@ -316,16 +316,16 @@ class Model(nn.Module):
 
 
 def test_the_command_asks_as_often_as_it_is_told_and_a_suite_by_itself(tmp_path, monkeypatch, capsys):
-    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "drawing_model.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
     short = [f"--set={name}-digits.steps=2" for name in ("apgd-ce", "apgd-dlr")]
     given = ["--dataset", "digits", "--images", "20", "--results", "r"]
-    assert main(["attack", "own:Model", "apgd-ce-digits", *short[:1], *given]) == 2
+    assert main(["attack", "drawing_model:Model", "apgd-ce-digits", *short[:1], *given]) == 2
     assert "its answers move" in capsys.readouterr().err
-    assert main(["attack", "own:Model", "rand-digits", *short, *given]) == 0
+    assert main(["attack", "drawing_model:Model", "rand-digits", *short, *given]) == 0
     out = capsys.readouterr().out
     assert "mean of 20 draws" in out and "for new draws and new images" in out
-    assert main(["attack", "own:Model", "rand-digits", *short, *given, "--draws", "2"]) == 0
+    assert main(["attack", "drawing_model:Model", "rand-digits", *short, *given, "--draws", "2"]) == 0
     assert "mean of 2 draws" in capsys.readouterr().out
     records = [read_eval(Results(tmp_path / "r"), p.parent.name, p.stem) for p in tmp_path.glob("r/evals/*/*.parquet")]
     assert sorted(one.draws.count for one in records) == [2, 20]
