@@ -269,6 +269,7 @@ def test_what_is_no_run_and_no_table_is_a_sentence(results: Results, capsys: pyt
     assert code == 2 and "has no eval record" in err
 
 
+@pytest.mark.slow
 def test_a_table_keeps_what_it_is_told_to_and_is_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "t.toml").write_text(
         'title = "t"\nsource = "s"\nreference = ""\nrows = [{ label = "AT", method = "at" }]\n'

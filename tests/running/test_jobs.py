@@ -84,6 +84,7 @@ def test_a_helper_does_the_other_half(folder, whole, monkeypatch, capfd):
     assert (again.trained, again.attacked, again.kept) == (0, 0, 6)
 
 
+@pytest.mark.slow
 def test_a_helper_that_dies_costs_nothing(folder, whole, monkeypatch):
     def kill() -> None:
         (helper,) = multiprocessing.active_children()
@@ -97,13 +98,10 @@ def test_a_helper_that_dies_costs_nothing(folder, whole, monkeypatch):
     assert content(job.results.root) == content(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number, code",
-    [
-        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
-        (signal.SIGKILL, -9),
-    ],
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)],
 )
 def test_helpers_end_with_the_first_process_and_nothing_is_lost(folder, whole, number, code):
     """Then the same command ends in the same bits. A terminal sends Ctrl-C to all processes."""
@@ -168,6 +166,7 @@ def test_a_student_waits_for_a_teacher_that_another_process_trains(tmp_path):
     assert (summary.trained, summary.attacked, summary.failures) == (3, 6, [])
 
 
+@pytest.mark.slow
 def test_how_much_a_table_lacks_does_not_change_the_threads_of_a_process(folder, monkeypatch):
     """Sums of floats in another order have other last bits, and the records' ids are the same."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)

@@ -40,6 +40,7 @@ print((peak() - before) / 2**10, verdicts.robust_accuracy)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is read from Linux's /proc")
 def test_ten_thousand_images_stay_below_two_gibibytes():
     done = subprocess.run([sys.executable, "-c", MEASURE, "3"], capture_output=True, text=True, check=True)
