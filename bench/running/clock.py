@@ -152,9 +152,17 @@ class Clock:
             if budget is None:
                 self.lacks[name] = f"{type(part).__name__} does not say how many passes it makes"
                 return None
-            own = own_of(part, self.like, images, self.dataset.classes).seconds
-            total = total.plus(_of_budget(budget, left, rates, own, first=number == 0).times(images * self.run.times))
+            stand = max(1.0, images * left.right * left.stand)
+            about, most = (self._passes(part, rates, count) for count in (stand, images))
+            span = _of_budget(budget, left, about, most, first=number == 0)
+            total = total.plus(span.times(images * self.run.times))
         return total
+
+    def _passes(self, attack: Attack, rates: Rates, count: float) -> tuple[float, float]:
+        """Seconds of an image in passes on so many: forward with what the attack does beside it, and back."""
+        forward, gradient = rates.of_pass(count)
+        own = own_of(attack, self.like, round(count), self.dataset.classes).seconds
+        return forward + own, gradient - forward
 
     def rates(self, arch: str, batch: int = 1, mixed: bool = False) -> Rates:
         """Of an architecture, measured once."""
@@ -212,15 +220,18 @@ def probed(network: nn.Module, images: Images, attacks: Mapping[str, Attack | No
     return Standing(float(right.float().mean()), stand, f"of {len(x)} images under PGD-{PROBE_STEPS}")
 
 
-def _of_budget(budget: Budget, standing: Standing, rates: Rates, own: float, first: bool) -> Span:
-    """Seconds of an image. first: whether it is the first part, which images that fall see too."""
-    forward, back = rates.forward + own, rates.gradient - rates.forward
-    full = budget.forward * forward + budget.backward * back
-    early = min(EARLY, budget.forward) * forward + min(EARLY, budget.backward) * back
-    usual = budget.usual * full
+def _of_budget(
+    budget: Budget, standing: Standing, some: tuple[float, float], most: tuple[float, float], first: bool
+) -> Span:
+    """Seconds of an image. some, most: of a pass forward and of one back, while some images stand and while all do.
+    first: whether it is the first part, which images that fall see too.
+    """
+    full = budget.forward * most[0] + budget.backward * most[1]
+    usual = budget.usual * (budget.forward * some[0] + budget.backward * some[1])
+    early = min(EARLY, budget.forward) * most[0] + min(EARLY, budget.backward) * most[1]
     fallen = min(early, usual) if budget.leaves else usual
     about = standing.right * (standing.stand * usual + (1 - standing.stand) * fallen)
-    return Span(first * standing.right * fallen, about, full)
+    return Span(first * standing.right * fallen, about, max(full, about))
 
 
 def _seconds(share: Share, rates: Rates) -> float:

@@ -35,8 +35,9 @@ from bench.subjects.speed import seconds_of, to_images, to_weights
 from trainers.contract import Trainer
 from trainers.rehearsal import Rehearsal, rehearse
 
-VERSION = 1  # of what is measured
+VERSION = 2  # of what is measured
 FRESH = 3600.0  # seconds that a measurement counts for
+FEW = 2  # images of the smallest pass that is timed
 PASS, WHOLE = 0.1, 0.25  # seconds: of a pass that is timed, about, and of all passes of one kind
 SLOW = 0.01  # seconds of an image, from which measuring is said to take a while
 OWN, LEAST = 0.1, 3  # seconds that an attack is watched for; passes in it
@@ -50,7 +51,8 @@ class Rates:
     back to the image; ascent: the same of the network itself, which trainings attack; weights: forward and back to the
     weights, in training mode. step: seconds of one step of the optimiser. activations: bytes that an image keeps for
     the way back. size: bytes of the weights. given: seconds of a core that this process was given for each second of
-    measuring; on a CPU that has nothing else to do 1 at least.
+    measuring; on a CPU that has nothing else to do 1 at least. least_forward, least_gradient: seconds of the quickest
+    whole pass on FEW images, which one of hardly more takes too.
     """
 
     forward: float
@@ -61,6 +63,12 @@ class Rates:
     activations: float
     size: int
     given: float
+    least_forward: float = 0.0
+    least_gradient: float = 0.0
+
+    def of_pass(self, count: float) -> tuple[float, float]:
+        """Seconds of an image forward, and forward and back to it, in passes on so many images."""
+        return max(self.forward, self.least_forward / count), max(self.gradient, self.least_gradient / count)
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ def rates_of(network: nn.Module, x: Tensor, batch: int, mixed: tuple[bool, bool]
 def _measure(network: nn.Module, x: Tensor, batch: int, mixed: tuple[bool, bool]) -> Rates:
     wall, given = time.perf_counter(), time.process_time()
     with torch.random.fork_rng(devices=[]):
-        judged, few = (copy.deepcopy(network).eval() if batch else network), _images(x, 2)
+        judged, few = (copy.deepcopy(network).eval() if batch else network), _images(x, FEW)
         arranged = quick(judged, few)
         to_images(judged, few)
         slow = seconds_of(lambda: to_images(judged, few), x.device) / len(few)
@@ -100,10 +108,11 @@ def _measure(network: nn.Module, x: Tensor, batch: int, mixed: tuple[bool, bool]
         attacked = _images(x, _fitting(default_batch_size(x), slow))
         forward = _each(lambda: _predict(arranged, attacked), attacked)
         gradient = _each(lambda: to_images(arranged, attacked, mixed[0]), attacked)
+        least = _least(lambda: _predict(arranged, few), few), _least(lambda: to_images(arranged, few, mixed[0]), few)
         trained = _trained(network, judged, _images(x, _fitting(batch, slow)), mixed[1]) if batch else (0.0, 0.0, 0.0)
         activations, size = _saved(judged, few) / len(few), sum(p.nbytes for p in network.parameters())
     share = (time.process_time() - given) / (time.perf_counter() - wall)
-    return Rates(forward, gradient, *trained, activations, size, share)
+    return Rates(forward, gradient, *trained, activations, size, share, *least)
 
 
 def _trained(network: nn.Module, judged: nn.Module, x: Tensor, mixed: bool) -> tuple[float, float, float]:
@@ -205,13 +214,22 @@ def _images(x: Tensor, count: int) -> Tensor:
     return drawn.to(x)
 
 
+def _least(run: Callable[[], object], x: Tensor) -> float:
+    """Seconds of the quickest pass of some: of so short ones many wait for somebody else."""
+    return min(_timed(run, x))
+
+
 def _each(run: Callable[[], object], x: Tensor) -> float:
     """Seconds of an image: the median over passes after the first, two at least."""
+    return statistics.median(_timed(run, x)) / len(x)
+
+
+def _timed(run: Callable[[], object], x: Tensor) -> list[float]:
     run()
     took, began = [seconds_of(run, x.device)], time.perf_counter()
     while len(took) < 2 or (time.perf_counter() - began < WHOLE / 2 and len(took) < 20):
         took.append(seconds_of(run, x.device))
-    return statistics.median(took) / len(x)
+    return took
 
 
 def _predict(network: nn.Module, x: Tensor) -> None:

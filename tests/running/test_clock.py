@@ -11,12 +11,12 @@ from methods import method
 from oracles import small_cnn
 
 from attacks import ATTACKS
-from attacks.contract import ThreatModel
+from attacks.contract import Budget, ThreatModel
 from bench.commands.cli import main
 from bench.ground.pace import Pace
 from bench.running import clock as module
 from bench.running import forecast, rates
-from bench.running.clock import EARLY, NONE, Clock, Span, Standing, probed
+from bench.running.clock import EARLY, NONE, Clock, Span, Standing, _of_budget, probed
 from bench.running.forecast import Forecast, of_attacks, of_trainings
 from bench.running.rates import Judging, Own, Rates
 from bench.running.train import Training
@@ -240,3 +240,15 @@ def test_a_dry_run_tells_rows_columns_and_memory(tmp_path, capsys):
     for words in ("time, of one process", "  AT  ", "  PGD-100  ", "together about", "memory about", "estimated)"):
         assert words in out
     assert "no time to go by" not in out and not list(tmp_path.iterdir())
+
+
+def test_a_pass_on_the_few_that_stand_takes_as_long_as_the_least_pass():
+    """An attack spends most of its passes on survivors: of 2 of them a pass is not 2 times what an image of many is."""
+    rates = replace(RATES, least_forward=10.0, least_gradient=24.0)
+    assert rates.of_pass(2) == (5.0, 12.0) and rates.of_pass(1000) == (1.0, 3.0) == RATES.of_pass(2)
+    budget, stands = Budget(102, 100, leaves=True), Standing(right=1.0, stand=0.5)
+    some, most = (5.0, 7.0), (1.0, 2.0)  # forward, and back
+    span = _of_budget(budget, stands, some, most, first=True)
+    early = min(EARLY, 102) * 1.0 + min(EARLY, 100) * 2.0
+    assert span.about == 0.5 * (102 * 5.0 + 100 * 7.0) + 0.5 * early
+    assert span.high == max(102 * 1.0 + 100 * 2.0, span.about) and span.low == early
