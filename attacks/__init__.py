@@ -21,6 +21,7 @@ from attacks.gabor import Gabor
 from attacks.gaussian import GaussianNoise
 from attacks.jpeg import JPEG
 from attacks.multi_steepest import MSD
+from attacks.patterns import Patterns
 from attacks.pgd import FGSM, MIM, PGD
 from attacks.pma import PMA
 from attacks.pointwise import Pointwise
@@ -58,4 +59,5 @@ ATTACKS = {
     "pma": PMA,
     "a3": A3,
     "strong": Strong,
+    "patterns": Patterns,
 }

@@ -102,6 +102,7 @@ def test_the_only_lists_are_complete():
         "survivors",
         "closest",
         "decision",
+        "regions",
     }
     paths = [path.relative_to(ROOT / "attacks").with_suffix("") for path in (ROOT / "attacks").rglob("*.py")]
     files = {".".join(path.parts) for path in paths if path.name not in shared}

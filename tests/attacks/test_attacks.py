@@ -59,6 +59,7 @@ SETTINGS = {
     "pma": [{"threat": ThreatModel(n, e), "steps": 6} for n, e in (("Linf", 0.05), ("L2", 0.5))],
     "a3": [{"threat": ThreatModel(n, e), "steps": 4, "rounds": 3} for n, e in (("Linf", 0.05), ("L2", 0.5))],
     "strong": [{"threat": ThreatModel(n, e)} for n, e in (("Linf", 0.05), ("L2", 0.5), ("L1", 6.0))],
+    "patterns": [{"threat": ThreatModel("Linf", 0.05), "starts": 1, "chains": 2, "hops": 2, "steps": 3, "probes": 0}],
     "cw": [{"threat": ThreatModel("Linf", 0.05), "steps": 8}],
     "cw-l2": [{"threat": ThreatModel("L2", 0.5), "steps": 12, "lr": 0.1, "initial_c": 1.0, "binary_search_steps": 2}],
     "ddn": [{"threat": ThreatModel("L2", 0.5), "steps": 8, "levels": levels} for levels in (0, 256)],

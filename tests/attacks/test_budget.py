@@ -14,7 +14,7 @@ from attacks.target import Target
 
 CLASSES, IMAGES = 4, 6
 SILENT = {"pointwise", "foolbox", "torchattacks", "pyautoattack"}  # whose passes depend on the image, or on a library
-SEARCHES = {"autoattack", "cw", "a3", "strong"}  # bisections, a line search, rounds that are given up: at most
+SEARCHES = {"autoattack", "cw", "a3", "strong", "patterns"}  # bisections, a line search, what is given up: at most
 CASES = [
     pytest.param(name, ATTACKS[name](**settings), id=f"{name}-{index}")
     for name in ATTACKS
