@@ -47,6 +47,11 @@ class _ReLUs(TorchDispatchMode):
         super().__init__()
         self.held, self.seen = held, list[Tensor]()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: to be left out by the compiler would import it, four seconds for nothing."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func not in RELUS:
             return func(*args, **(kwargs or {}))

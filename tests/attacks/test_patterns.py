@@ -12,7 +12,7 @@ from oracles import linear_problem
 from torch import Tensor, nn
 
 from attacks.contract import ThreatModel
-from attacks.losses import margin
+from attacks.losses import margin, targeted_margin
 from attacks.noise import Noise
 from attacks.patterns import AREA, FIRST, Patterns, _Search
 from attacks.pgd import PGD
@@ -132,16 +132,37 @@ def test_it_finds_what_only_just_fools_where_gradients_find_nothing(seed):
 
 def test_programmes_keep_to_the_budget_and_an_image_does_not_see_the_others():
     model, x = dense(4), torch.rand(3, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(5))
-    y, attack = model(x).argmax(1), Patterns(ThreatModel("Linf", 0.02), starts=1, near=1, chains=2, hops=3, probes=60)
+    y, attack = (
+        model(x).argmax(1),
+        Patterns(ThreatModel("Linf", 0.02), starts=1, near=1, chains=2, hops=51, steps=1, probes=60),
+    )
     target = Target(model).counting(3)
     together = attack(target, x, y, Noise(0, torch.arange(3)))
     budget, spent = attack.passes(CLASSES), target.passes_per_image
     assert (spent[0] <= budget.forward).all() and (spent[1] == budget.backward).all()
-    assert (spent[0] >= budget.forward - 60 - 6 + 18).all(), "one programme at least"
+    assert (spent[0] >= budget.forward - 60 - 6 + 36).all(), "two programmes at least"
     alone = torch.cat([attack(Target(model, 1), x[i, None], y[i, None], Noise(0, torch.tensor([i]))) for i in range(3)])
     assert torch.allclose(together, alone, atol=1e-6)
-    without = Patterns(attack.threat, 1, 1, 2, 3, probes=0)(Target(model), x, y, Noise(0, torch.arange(3)))
+    without = Patterns(attack.threat, 1, 1, 2, 51, 1, probes=0)(Target(model), x, y, Noise(0, torch.arange(3)))
     assert (margin(model(together), y) >= margin(model(without), y)).all() and not torch.equal(together, without)
+
+
+def test_hops_never_lose_a_margin_and_find_better_ones():
+    model, x = dense(6), torch.rand(4, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(6))
+    y = model(x).argmax(1)
+    search = _Search(Patterns(ThreatModel("Linf", 0.02), near=1), Target(model), x, y, Noise(0, torch.arange(4)))
+    search.start()
+    first = search.ahead.clone()
+    search.settled.fill_(True)
+    for hop in range(3):
+        before = search.ahead.clone()
+        search.hop(hop)
+        assert (search.ahead >= before).all()
+    assert search.going.all() and (search.ahead > first).any()
+    moved = (search.ahead > first).nonzero()[0].tolist()
+    assert not search.settled[moved[0], moved[1]], "a chain that moved has a programme to come"
+    logits = model(search.where.flatten(0, 1))
+    assert torch.allclose(targeted_margin(logits, search.goal.flatten(0, 1)), search.ahead.flatten(), atol=1e-6)
 
 
 def test_an_image_far_from_fooled_is_given_up_after_its_starts():
