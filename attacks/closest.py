@@ -1,4 +1,4 @@
-"""What minimal-norm attacks in L2 share: the closest fooling image found so far, and its last refinement.
+"""What minimal-norm attacks share: the closest fooling image found so far, and in L2 its last refinement.
 
 The refinement linearises the margin at the closest fooling image and goes to the nearest image inside [0, 1] that the
 linear model fools: the projection of FAB (Croce & Hein 2020, https://arxiv.org/abs/1907.02044), always taken from the
@@ -7,6 +7,7 @@ clean image. Where the model is linear one such step is the exact answer, satura
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -23,13 +24,21 @@ BEYOND = 1e-3  # share of its length by which a refined move goes past the bound
 ROUNDING = 64  # units in the last place of the largest logit: more than another batch size moves a margin
 
 Search = Callable[[Target, "Closest", Tensor, Noise], None]
+LENGTHS: dict[str, Callable[[Tensor], Tensor]] = {  # of changes [N, values]
+    "Linf": lambda delta: delta.abs().amax(1),
+    "L2": lambda delta: delta.norm(dim=1),
+    "L0": lambda delta: (delta != 0).sum(1).to(delta),
+}
 
 
 class Closest:
-    """For each image of x [N, C, H, W] the closest fooling image offered so far, and x itself while there is none."""
+    """For each image of x [N, C, H, W] the closest fooling image offered so far, and x itself while there is none.
 
-    def __init__(self, x: Tensor) -> None:
-        self.x, self.x_adv = x, x.clone()
+    norm: "Linf", "L2" or "L0", the number of changed values. distance [N]: of those images, infinite without one.
+    """
+
+    def __init__(self, x: Tensor, norm: str = "L2") -> None:
+        self.x, self.x_adv, self.length = x, x.clone(), LENGTHS[norm]
         self.distance = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
 
     def offer(self, target: Target, place: Tensor, x_adv: Tensor, y: Tensor, logits: Tensor) -> Tensor:
@@ -39,7 +48,7 @@ class Closest:
         would be the closest is confirmed by the model itself.
         """
         suspects = margin(logits, y) > rounding(logits)
-        length = (x_adv - self.x[place]).flatten(1).norm(dim=1)
+        length = self.length((x_adv - self.x[place]).flatten(1))
         closer = suspects & (length < self.distance[place])
         confirmed = target.confirm(closer, x_adv, y)
         self.x_adv[place[confirmed]], self.distance[place[confirmed]] = x_adv[confirmed], length[confirmed]
@@ -84,12 +93,14 @@ def search_budget(forward: int, backward: int, rounds: int, classes: int, usual:
     return Budget(1 + forward + refining[0], backward + refining[1], leaves=False, usual=usual)
 
 
-def search_correct(search: Search, rounds: int, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-    """Search and refine the images that the model gets right; the others fool it as they are. -> x_adv like x."""
+def search_correct(
+    search: Search, rounds: int, target: Target, x: Tensor, y: Tensor, noise: Noise, norm: str = "L2"
+) -> Tensor:
+    """Search, and in L2 refine, the images that the model gets right; others fool it as they are. -> x_adv like x."""
     target, x_adv = target.following(len(x)), x.clone()
     standing = (target.logits(x).argmax(1) == y).nonzero().squeeze(1)
     if len(standing):
-        found = Closest(x[standing])
+        found = Closest(x[standing], norm)
         search(target[standing], found, y[standing], noise[standing])
         found.refine(target[standing], y[standing], rounds)
         x_adv[standing] = found.x_adv
@@ -114,3 +125,8 @@ def least_move(grads: Tensor, x: Tensor, gains: Tensor) -> Tensor:
     short = (moves * grads).flatten(2).sum(2) < gains * (1 - BEYOND)
     length = torch.where(short, torch.inf, moves.flatten(2).norm(dim=2))
     return moves[torch.arange(len(x), device=x.device), length.argmin(1)]
+
+
+def falling(first: float, last: float, step: int, steps: int) -> float:
+    """From first at step 0 to last at `steps`, by a cosine."""
+    return last + (first - last) * (1 + math.cos(math.pi * step / steps)) / 2

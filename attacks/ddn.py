@@ -9,14 +9,13 @@ judged too; and the closest image is refined at the end (`attacks.closest`; `ref
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from attacks.closest import Closest, search_budget, search_correct
+from attacks.closest import Closest, falling, search_budget, search_correct
 from attacks.contract import Budget, ThreatModel
 from attacks.losses import log_odds
 from attacks.noise import Noise
@@ -70,12 +69,12 @@ class DDN:
         radius = torch.full_like(found.distance, self.radius)
         farthest = torch.maximum(x, 1 - x).flatten(1).norm(dim=1)
         for step in range(self.steps):
-            length = LAST_STEP + (FIRST_STEP - LAST_STEP) * (1 + math.cos(math.pi * step / self.steps)) / 2
+            length = falling(FIRST_STEP, LAST_STEP, step, self.steps)
             for rows, _, grad, logits in target.gradients(x_adv, y, log_odds):
                 fooled = found.offer(target[rows], place[rows], x_adv[rows], y[rows], logits)
                 fitted = torch.where(fooled, radius[rows] * (1 - self.gamma), radius[rows] * (1 + self.gamma))
                 radius[rows] = fitted.minimum(farthest[rows])
-                delta = x_adv[rows] - x[rows] + length * _direction(grad, noise[rows].fork("direction", step))
+                delta = x_adv[rows] - x[rows] + length * direction(grad, noise[rows].fork("direction", step))
                 x_adv[rows] = self._round(x[rows] + resized(delta, radius[rows])).clamp_(0, 1)
         found.offer(target, place, x_adv, y, target.logits(x_adv))
 
@@ -88,8 +87,8 @@ def resized(delta: Tensor, length: Tensor) -> Tensor:
     return delta * per_image(length / delta.flatten(1).norm(dim=1).clamp_min(TINY), delta)
 
 
-def _direction(grad: Tensor, noise: Noise) -> Tensor:
-    """The gradient at length 1; a random direction where it is 0."""
+def direction(grad: Tensor, noise: Noise) -> Tensor:
+    """The gradient at L2 length 1, image by image; a random direction where it is 0."""
     flat = (grad.flatten(1) == 0).all(1)
     if flat.any():
         grad[flat] = noise[flat].normal(*grad.shape[1:]).to(grad)

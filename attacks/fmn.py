@@ -11,16 +11,15 @@ and L0 too, where `attacks.fab` and `attacks.sigma_zero` come closer (docs/attac
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from attacks.closest import rounding
+from attacks.closest import Closest, falling, search_budget, search_correct
 from attacks.contract import Budget, ThreatModel
-from attacks.ddn import resized
+from attacks.ddn import direction
 from attacks.losses import margin
 from attacks.noise import Noise
 from attacks.norms import TINY, per_image
@@ -50,51 +49,24 @@ class FMN:
 
     def passes(self, classes: int) -> Budget:
         """See `attacks.contract.Budget`."""
-        return Budget(2 + self.steps, self.steps, leaves=False)
+        return search_budget(self.steps + 1, self.steps, 0, classes)
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        """x [N, C, H, W], y [N] -> x_adv [N, C, H, W], the closest fooling image found, or x."""
-        target, x_adv = target.following(len(x)), x.clone()
-        standing = (target.logits(x).argmax(1) == y).nonzero().squeeze(1)
-        if len(standing):
-            x_adv[standing] = self._search(target[standing], x[standing], y[standing], noise[standing])
-        return x_adv
+        """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""
+        return search_correct(self._search, 0, target, x, y, noise, "Linf")
 
-    def _search(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        best, least, x_adv = x.clone(), torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device), x.clone()
-        radius = torch.zeros_like(least)
-
-        def keep(rows: slice, y: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            """The closest so far -> which images fool, their change and its length."""
-            delta = x_adv[rows] - x[rows]
-            fooled, size = margin(logits, y) > rounding(logits), delta.flatten(1).abs().amax(1)
-            closer = target[rows].confirm(fooled & (size < least[rows]), x_adv[rows], y)
-            best[rows] = torch.where(per_image(closer, delta), x_adv[rows], best[rows])
-            least[rows] = torch.where(closer, size, least[rows])
-            return fooled, delta, size
-
+    def _search(self, target: Target, found: Closest, y: Tensor, noise: Noise) -> None:
+        x, x_adv, place = found.x, found.x.clone(), torch.arange(len(y), device=y.device)
+        radius = torch.zeros_like(found.distance)
         for step in range(self.steps):
-            length, share = (_falling(*ends, step / self.steps) for ends in (STEPS, SHARES))
+            length, share = (falling(*ends, step, self.steps) for ends in (STEPS, SHARES))
             for rows, value, grad, logits in target.gradients(x_adv, y, margin):
-                fooled, delta, size = keep(rows, y[rows], logits)
-                away = size - value / grad.flatten(1).abs().sum(1).clamp_min(TINY)
-                missed = torch.where(torch.isinf(least[rows]), away, radius[rows] * (1 + share))
-                radius[rows] = torch.where(fooled, (radius[rows] * (1 - share)).minimum(least[rows]), missed)
+                fooled = found.offer(target[rows], place[rows], x_adv[rows], y[rows], logits)
+                delta, least = x_adv[rows] - x[rows], found.distance[rows]
+                away = found.length(delta.flatten(1)) - value / grad.flatten(1).abs().sum(1).clamp_min(TINY)
+                missed = torch.where(torch.isinf(least), away, radius[rows] * (1 + share))
+                radius[rows] = torch.where(fooled, (radius[rows] * (1 - share)).minimum(least), missed)
                 bound = per_image(radius[rows], delta)
-                delta = delta + length * _unit(grad, noise[rows].fork("direction", step))
+                delta = delta + length * direction(grad, noise[rows].fork("direction", step))
                 x_adv[rows] = (x[rows] + delta.clamp(-bound, bound)).clamp_(0, 1)
-        keep(slice(0, len(x)), y, target.logits(x_adv))
-        return best
-
-
-def _falling(first: float, last: float, share: float) -> float:
-    """A cosine from first to last."""
-    return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
-
-
-def _unit(grad: Tensor, noise: Noise) -> Tensor:
-    """The gradient at L2 length 1; a random direction where it is 0."""
-    flat = (grad.flatten(1) == 0).all(1)
-    if flat.any():
-        grad[flat] = noise[flat].normal(*grad.shape[1:]).to(grad)
-    return resized(grad, torch.ones_like(grad[:, 0, 0, 0]))
+        found.offer(target, place, x_adv, y, target.logits(x_adv))

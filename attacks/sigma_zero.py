@@ -12,14 +12,13 @@ least needed first, wherever the image fools without that change (`restore = 0` 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from attacks.closest import rounding
+from attacks.closest import Closest, falling, search_budget, search_correct
 from attacks.contract import Budget, ThreatModel
 from attacks.cw_l2 import ADAM_GUARD, MEAN_DECAY, SQUARE_DECAY
 from attacks.losses import margin
@@ -67,24 +66,20 @@ class SigmaZero:
     def passes(self, classes: int) -> Budget:
         """See `attacks.contract.Budget`."""
         ordering = int(self.restore > 0)
-        return Budget(2 + self.steps + ordering + self.restore, self.steps + ordering, leaves=False)
+        return search_budget(self.steps + 1 + ordering + self.restore, self.steps + ordering, 0, classes)
 
     def __call__(self, target: Target, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        """x [N, C, H, W], y [N] -> x_adv [N, C, H, W], the closest fooling image found, or x."""
-        target, x_adv = target.following(len(x)), x.clone()
-        standing = (target.logits(x).argmax(1) == y).nonzero().squeeze(1)
-        if len(standing):
-            x_adv[standing] = self._search(target[standing], x[standing], y[standing])
-        return x_adv
+        """x [N, C, H, W], y [N] -> x_adv [N, C, H, W]; see `attacks.contract.Attack`."""
+        return search_correct(self._search, 0, target, x, y, noise, "L0")
 
-    def _search(self, target: Target, x: Tensor, y: Tensor) -> Tensor:
-        fewest, delta, mean, square = _Fewest(x), torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x)
-        threshold = torch.full_like(fewest.count, self.threshold)
+    def _search(self, target: Target, found: Closest, y: Tensor, noise: Noise) -> None:
+        x, place = found.x, torch.arange(len(y), device=y.device)
+        delta, mean, square = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x)
+        threshold = torch.full_like(found.distance, self.threshold)
         for step in range(self.steps):
-            lr = self.lr * (LAST_STEP + (1 - LAST_STEP) * (1 + math.cos(math.pi * step / self.steps)) / 2)
-            trial = x + delta
+            lr, trial = self.lr * falling(1.0, LAST_STEP, step, self.steps), x + delta
             for rows, _, grad, logits in target.gradients(trial, y, margin):
-                fooled = fewest.offer(target[rows], rows, trial[rows], y[rows], logits)
+                fooled = found.offer(target[rows], place[rows], trial[rows], y[rows], logits)
                 slope = self._smooth_slope(delta[rows]) - torch.where(per_image(fooled, grad), 0.0, grad)
                 slope = slope / per_image(slope.flatten(1).abs().amax(1).clamp_min(TINY), slope)
                 mean[rows].lerp_(slope, 1 - MEAN_DECAY)
@@ -92,48 +87,28 @@ class SigmaZero:
                 size = (square[rows] / (1 - SQUARE_DECAY ** (step + 1))).sqrt_().add_(ADAM_GUARD)
                 move = lr / (1 - MEAN_DECAY ** (step + 1)) * mean[rows] / size
                 moved = (trial[rows] - move).clamp(0, 1) - x[rows]
-                threshold[rows] += torch.where(fooled, lr, -lr) * self.factor
-                threshold[rows] = threshold[rows].clamp(0, 1)
+                threshold[rows] = (threshold[rows] + torch.where(fooled, lr, -lr) * self.factor).clamp(0, 1)
                 delta[rows] = torch.where(moved.abs() < per_image(threshold[rows], moved), 0.0, moved)
-        everything = slice(0, len(x))
-        fewest.offer(target, everything, x + delta, y, target.logits(x + delta))
-        self._take_back(target, fewest, y)
-        return fewest.x_adv
-
-    def _take_back(self, target: Target, fewest: _Fewest, y: Tensor) -> None:
-        """Tries the image without each of its changes, in the order of what they do to the margin, least first."""
-        place = (fewest.count < torch.inf).nonzero().squeeze(1)
-        if len(place) == 0 or self.restore == 0:
-            return
-        x, best = fewest.x[place].flatten(1), fewest.x_adv[place]
-        grad = target[place].loss_grad(best, y[place], margin)[1].flatten(1)
-        worth = torch.where(best.flatten(1) != x, grad * (best.flatten(1) - x), torch.inf)
-        order, changes = worth.argsort(dim=1, stable=True), fewest.count[place].long()
-        for turn in range(self.restore):
-            going = (turn < changes).nonzero().squeeze(1)
-            if len(going) == 0:
-                return
-            rows, column = place[going], order[going, turn, None]
-            trial = fewest.x_adv[rows].flatten(1).scatter(1, column, x[going].gather(1, column)).view_as(best[going])
-            fewest.offer(target[rows], rows, trial, y[rows], target[rows].logits(trial))
+        found.offer(target, place, x + delta, y, target.logits(x + delta))
+        self._take_back(target, found, y)
 
     def _smooth_slope(self, delta: Tensor) -> Tensor:
         """The gradient of sum delta^2 / (delta^2 + sigma) / d, over the d values of each image."""
         return 2 * self.sigma * delta / (delta.square() + self.sigma).square() / delta[0].numel()
 
-
-class _Fewest:
-    """For each image of x [N, C, H, W] the fooling image with the fewest changes so far, x while there is none."""
-
-    def __init__(self, x: Tensor) -> None:
-        self.x, self.x_adv = x, x.clone()
-        self.count = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
-
-    def offer(self, target: Target, rows: slice | Tensor, x_adv: Tensor, y: Tensor, logits: Tensor) -> Tensor:
-        """x_adv [n, C, H, W], y [n], logits [n, K] of the images `rows` -> [n] bool, which fool."""
-        suspects = margin(logits, y) > rounding(logits)
-        count = (x_adv != self.x[rows]).flatten(1).sum(1).to(self.count)
-        fewer = target.confirm(suspects & (count < self.count[rows]), x_adv, y)
-        self.count[rows] = torch.where(fewer, count, self.count[rows])
-        self.x_adv[rows] = torch.where(per_image(fewer, x_adv), x_adv, self.x_adv[rows])
-        return suspects
+    def _take_back(self, target: Target, found: Closest, y: Tensor) -> None:
+        """Tries the image without each of its changes, in the order of what they do to the margin, least first."""
+        place = torch.isfinite(found.distance).nonzero().squeeze(1)
+        if len(place) == 0 or self.restore == 0:
+            return
+        x, best = found.x[place].flatten(1), found.x_adv[place]
+        grad = target[place].loss_grad(best, y[place], margin)[1].flatten(1)
+        worth = torch.where(best.flatten(1) != x, grad * (best.flatten(1) - x), torch.inf)
+        order, changes = worth.argsort(dim=1, stable=True), found.distance[place].long()
+        for turn in range(self.restore):
+            going = (turn < changes).nonzero().squeeze(1)
+            if len(going) == 0:
+                return
+            rows, column = place[going], order[going, turn, None]
+            trial = found.x_adv[rows].flatten(1).scatter(1, column, x[going].gather(1, column)).view_as(best[going])
+            found.offer(target[rows], rows, trial, y[rows], target[rows].logits(trial))

@@ -149,7 +149,7 @@ def evaluate(
         logits = None if said is None else said.logits
         right = (clean_each == y).all(0)
         found += signs.of_steps(name, attack)
-        found += _signs(blank, attack, given, right, logits, climbed, both, run.times)
+        found += _signs(blank, attack, given, right, logits, climbed, both, run.draws)
     return Verdicts(table, x_adv, Cost(seconds, *passes.sum(1).tolist()), signs=tuple(found), draws=draws)
 
 
@@ -187,7 +187,7 @@ def craft(
     _check_unchanged(name, source, before)
     seconds, right = time.perf_counter() - started, logits.argmax(1) == y
     found = signs.of_steps(name, attack) if look else []
-    found += _signs(blank, attack, given, right, logits, climbed=True, times=run.times) if look else []
+    found += _signs(blank, attack, given, right, logits, climbed=True, draws=run.draws) if look else []
     about = tuple(f"the network that it was crafted on: {words}" for words in found)
     return Crafted(x_adv.cpu(), target.passes_per_image, seconds, about)
 
@@ -270,19 +270,19 @@ def _signs(
     logits: Tensor | None,
     climbed: bool,
     both: tuple[Tensor, Tensor] | None = None,
-    times: int = 1,
+    draws: int | None = None,
 ) -> list[str]:
     """What speaks against the number. right [N] bool; logits [N, K], where they are new. climbed: whether the attack
-    followed this model's gradients. both: logits of a sample of adversarial images, of the model and afresh. times: how
-    often it was asked; more than once, answers may move.
+    followed this model's gradients. both: logits of a sample of adversarial images, of the model and afresh. draws: how
+    often it was to be asked; None where nobody said, and answers that move were refused.
     """
     found = []
     if logits is not None:
         found += signs.of_outputs(logits, images.y) + of_inputs(blank, images, logits)
         questions = signs.about(blank, attack, images)
         found += signs.of_inner_steps(questions)
-        if moves := signs.of_moves(questions):
-            return found + (moves if times == 1 else [])
+        if draws is not None and (moves := signs.of_moves(questions)):
+            return found + (moves if draws == 1 else [])
         answers = signs.of_answers(questions, logits[signs.sample(len(logits))])
         if not answers and both is not None:
             answers = signs.of_memory(blank, *both)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import torch
@@ -81,7 +82,7 @@ def with_logits(
     try:
         copy = Blank(model, again).fresh()
         copy.eval()
-        weights = next(iter(model.state_dict().values()), torch.empty(0))
+        weights = next(chain(copy.parameters(), copy.buffers()), torch.empty(0))
         with torch.no_grad():
             found = carried(copy(torch.full((1, *shape), 0.5, device=weights.device)))
     except Exception:  # whatever the model raises is told in words where it is asked for its logits
