@@ -56,7 +56,7 @@ def diagnose(
 ) -> Diagnosis:
     """All checks of docs/diagnose.md, as `bench diagnose MODEL`: are masked gradients taken for robustness?
 
-    Arguments as in `bench.evaluate`; images: the first so many (default: all of x; of a data set 100). source=: the
+    Arguments as in `bench.evaluate`; images: so many of them (default: all of x; of a data set 100). source=: the
     network that the transfer attack is crafted on; without it a substitute is trained, which takes training images, so
     that of x, y alone that check is not made. Nothing is kept unless results= names a folder. Raises UserError.
 

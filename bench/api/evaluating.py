@@ -44,9 +44,9 @@ def evaluate(
     0. Or x is the name or path of a data set, whose test images are taken. attacks: "standard" (PGD, then the parts of
     AutoAttack, in that norm), names of `bench list attacks` or suites. norm: "Linf", "L2", "L1"; eps: the radius in
     image units, 8/255 or "8/255" and not 8; by default of a run those of its training, of a named data set the usual
-    ones. images: the first so many (default: all of x; of a data set 100 in standard). more: `bench.api.given.More`.
-    Nothing is kept on disk unless results= names a folder. The model, its mode and its gradients stay as they are, and
-    so do the random numbers of the caller.
+    ones. images: so many, see `Images.some` (default: all of x; of a data set 100 in standard). more:
+    `bench.api.given.More`. Nothing is kept on disk unless results= names a folder. The model, its mode and its
+    gradients stay as they are, and so do the random numbers of the caller.
 
     Raises UserError for a mistake in the call, AttackError where an attack broke its contract.
 

@@ -102,7 +102,7 @@ SET = click.option(
     shell_complete=completing.of(completing.settings),
     help="Change a setting of a recipe or attack, e.g. pgd-100-digits.steps=50 or '*-digits.schedule.epochs=3'.",
 )
-IMAGES = click.option("--images", type=click.IntRange(min=1), help="Use the first N test images.")
+IMAGES = click.option("--images", type=click.IntRange(min=1), help="Use N test images: the first ones (docs/data.md).")
 BATCH = click.option("--batch-size", type=click.IntRange(min=1), help="Images per pass (no result depends on it).")
 PRECISION = click.option(
     "--gradient-precision",

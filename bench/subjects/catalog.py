@@ -87,7 +87,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Suite:
-    """Attacks whose worst case counts, cheap and strong ones first. images: the first so many test images. draws: how
+    """Attacks whose worst case counts, cheap and strong ones first. images: so many test images. draws: how
     often a model is asked, where it was not said: see `bench.judge.draws`.
     """
 

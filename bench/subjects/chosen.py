@@ -60,10 +60,10 @@ class Choice:
     """The model and the images that a command names, or that a call from Python gives.
 
     model: a name, or a network, of which a copy is attacked. dataset: a name or a path, or the data set itself. source:
-    the model that an attack is crafted on, given like `model`; None is `model` itself. arch, mean, std: of
-    models of one's own, and so are normalization (a name in place of mean and std), input_range (low, high), weights (a
-    file for a name or factory), weights_key (which network of a file that holds several) and labels, see `own.About`.
-    images: the first so many test images; indices: a file with their numbers. reading: how a data set of one's own is
+    the model that an attack is crafted on, given like `model`; None is `model` itself. arch, mean, std: of models of
+    one's own, and so are normalization (a name in place of mean and std), input_range (low, high), weights (a file for
+    a name or factory), weights_key (which network of a file that holds several) and labels, see `own.About`. images: so
+    many test images, see `Images.some`; indices: a file with their numbers. reading: how a data set of one's own is
     read.
     """
 
