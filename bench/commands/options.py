@@ -10,6 +10,7 @@ import click
 
 from bench.commands import completing
 from bench.ground.config import UserError, number
+from bench.ground.terminal import warn
 from bench.ledger.folder import Results
 
 SIDE = 1 << 14  # pixels
@@ -268,3 +269,9 @@ def arranged_of(given: dict[str, Any]) -> dict[str, Any]:
 
     about = {field.name: given.pop(field.name) for field in fields(Arrangement) if field.name in given}
     return {**given, "arrangement": Arrangement(**about)}
+
+
+def complain(sentence: str, code: int = 2) -> int:
+    """Say on standard error what is wrong -> the exit code."""
+    warn(sentence)
+    return code

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from attacks.pgd import PGD
-from bench.commands.cli import _complain, main
+from bench.commands.cli import main
+from bench.commands.options import complain
 from bench.ledger.folder import Results
 from bench.ledger.plan import list_plans
 from bench.ledger.runs import list_runs
@@ -406,7 +407,7 @@ def test_a_model_is_tried_where_it_will_run(tmp_path, capsys, monkeypatch):
 def test_a_complaint_is_one_line_of_bounded_length(capsys):
     code, _, err = bench(capsys, "run", "table2", "--dataset", "x" * 9000)
     assert code == 2 and len(err) < 1600 and err.startswith("bench: unknown dataset 'xxx") and "known: " in err
-    assert _complain("of another package:\n  Tried it\n") == 2
+    assert complain("of another package:\n  Tried it\n") == 2
     assert capsys.readouterr().err == "bench: of another package: Tried it\n"
 
 
