@@ -18,7 +18,8 @@ from scipy.sparse import csr_array, hstack
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attacks.target import ModelError, Target
+from attacks.model import ModelError
+from attacks.target import Target
 
 MOST_ENTRIES = 1 << 26  # pixels times ReLUs: a larger map takes a minute and gigabytes
 SAME = 1e-3  # of the largest logit: float32 and batches of other sizes were never seen to part by so much

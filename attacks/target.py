@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any, Literal, TypeGuard, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.parameter import is_lazy
 
 from attacks.losses import Loss, margin
+from attacks.model import called, check_evaluating, check_values, out_of_memory, slope_of
 from attacks.scale import Scales
 
 Precision = Literal["float32", "bfloat16"]
@@ -29,12 +29,6 @@ T = TypeVar("T")
 FORWARD, BACKWARD = 0, 1
 CPU_BATCH_VALUES = 1 << 18  # image values a batch: activations of small networks stay in the processor's cache
 GPU_BATCH_VALUES = 1 << 22
-
-
-class ModelError(ValueError):
-    """The model cannot be evaluated as it is: training mode, NaN, wrong shape of its output, an error that it raises,
-    no gradient where one is asked for.
-    """
 
 
 class Target:
@@ -57,9 +51,8 @@ class Target:
         quick: nn.Module | None = None,
     ) -> None:
         check_values(model)
-        if not allow_training and in_training(model):
-            when = "before torch.export" if any(map(_exported, model.modules())) else "first"
-            raise ModelError(f"the model is in training mode, where batch statistics leak; call model.eval() {when}")
+        if not allow_training:
+            check_evaluating(model)
         self.model, self.quick = model, model if quick is None else quick
         self.batch_size = batch_size
         self._fits = [sys.maxsize]  # images that the memory was found to hold in one pass; shared with every view
@@ -162,7 +155,7 @@ class Target:
 
         def run(rows: slice) -> Tensor:
             with torch.no_grad(), true_float32():
-                found = [_called(model, x[rows]) for _ in range(self._draws)]
+                found = [called(model, x[rows]) for _ in range(self._draws)]
             return self._safest([self._seen(logits, rows) for logits in found] if shown else found, rows)
 
         parts = []
@@ -188,11 +181,11 @@ class Target:
                 variable = x[rows].detach().requires_grad_(True)
                 with torch.enable_grad(), self._mixed(x.device):
                     image = variable if render is None else render(variable, rows)
-                    logits = _narrowed(_called(self.quick, image), x)
+                    logits = _narrowed(called(self.quick, image), x)
                 with torch.enable_grad():
                     logits = self._seen(logits, rows)
                     value = loss(logits, y[rows])
-                    grad = _slope(value.sum(), variable)
+                    grad = slope_of(value.sum(), variable)
                 seen.append(logits.detach())
                 return value.detach(), grad
 
@@ -220,13 +213,13 @@ class Target:
         def run(rows: slice) -> tuple[Tensor, Tensor]:
             variable = x[rows].detach().requires_grad_(True)
             with torch.enable_grad(), self._mixed(x.device):
-                logits = _narrowed(_called(_again_and_again(self.quick), variable), x)
+                logits = _narrowed(called(_again_and_again(self.quick), variable), x)
             with torch.enable_grad():
                 logits = self._seen(logits, rows)
                 margins = logits.gather(1, classes[rows]) - logits.gather(1, y[rows, None])
                 sums = margins.sum(0).unbind()
                 last = len(sums) - 1
-                grads = [_slope(s, variable, retain=k < last) for k, s in enumerate(sums)]
+                grads = [slope_of(s, variable, retain=k < last) for k, s in enumerate(sums)]
             return margins.detach(), torch.stack(grads, 1)
 
         def mean(rows: slice) -> tuple[Tensor, Tensor]:
@@ -336,7 +329,7 @@ class _Pass(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, target: Target) -> Tensor:
         with torch.enable_grad():
             variable = x.detach().requires_grad_(True)
-            logits = target._seen(_called(_again_and_again(target.quick), variable), slice(0, len(x)))
+            logits = target._seen(called(_again_and_again(target.quick), variable), slice(0, len(x)))
         target._count(slice(0, len(x)), FORWARD)
         ctx.target, ctx.variable, ctx.logits = target, variable, logits
         return logits.detach().clone()
@@ -344,7 +337,7 @@ class _Pass(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
-        grad = _slope(ctx.logits, ctx.variable, slope, retain=True)
+        grad = slope_of(ctx.logits, ctx.variable, slope, retain=True)
         ctx.target._count(slice(0, len(grad)), BACKWARD)
         return grad, None
 
@@ -370,90 +363,12 @@ def default_batch_size(x: Tensor) -> int:
     return int(min(1024, max(16, values // max(1, x.shape[1:].numel()))))
 
 
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether it is that; on a CPU torch raises a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-def check_values(model: nn.Module) -> None:
-    """Raises ModelError for weights that have no values yet."""
-    for name, value in (*model.named_parameters(), *model.named_buffers()):
-        lazy = is_lazy(value)
-        if lazy or value.is_meta:
-            why = "of a lazy module; run one batch through it" if lazy else "on the device meta; load its weights"
-            raise ModelError(f"the model's weights have no values yet: {name} is {why} before it is attacked")
-
-
-def in_training(module: nn.Module) -> bool:
-    """Whether a module or one in it is in training mode. Of an exported program the flags say so whatever it was
-    exported in, and cannot be changed; its operators know.
-    """
-    if _exported(module):
-        return any(map(_trains, module.graph.nodes))
-    return module.training or any(map(in_training, module.children()))
-
-
-def _exported(module: nn.Module) -> TypeGuard[fx.GraphModule]:
-    """Whether this is a program of torch.export, whose own eval() refuses."""
-    return isinstance(module, fx.GraphModule) and "eval" in vars(module)
-
-
-def _trains(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    names = [argument.name for argument in schema.arguments] if schema else []
-    return any(name in ("train", "training") and value is True for name, value in zip(names, node.args, strict=False))
-
-
 def _again_and_again(quick: nn.Module) -> nn.Module:
     """What several backward passes can go through after one forward pass: compiled code reuses what the first read, so
     a quick copy that compiles says what it was `before_compiling`.
     """
     before: nn.Module = getattr(quick, "before_compiling", quick)
     return before
-
-
-def _called(model: nn.Module, images: Tensor) -> Tensor:
-    """The logits of a copy of the images: a model that writes into its input, as one that normalises in place, must not
-    write into what an attack and the judge hold. Raises ModelError.
-    """
-    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    given = images.double() if kinds == {torch.float64} != {images.dtype} else images.clone()
-    with _told("fails", images, kinds):
-        logits = model(given)
-    return _checked(logits)
-
-
-def _slope(value: Tensor, variable: Tensor, slope: Tensor | None = None, retain: bool = False) -> Tensor:
-    """The gradient of value (times slope), shaped like variable. Raises ModelError when autograd finds no way there."""
-    if value.requires_grad:
-        with _told("cannot be differentiated", variable):
-            (grad,) = torch.autograd.grad(value, variable, slope, retain_graph=retain, allow_unused=True)
-        if grad is not None:
-            return grad.clone() if 0 in grad.stride() else grad  # a sum's slope is one number: attacks write into it
-    raise ModelError(
-        "autograd finds no way from the logits to the image (a forward pass under no_grad, a detach, numpy), so no "
-        "attack by gradients can be made; square and boundary need none"
-    )
-
-
-@contextmanager
-def _told(what: str, images: Tensor, kinds: Collection[torch.dtype] = ()) -> Iterator[None]:
-    """Whatever a user's model raises, as a ModelError in one sentence; but a full memory stays what it is.
-
-    kinds: types of the model's weights, which are named where none is that of the images.
-    """
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, ModelError) or (isinstance(error, RuntimeError) and out_of_memory(error)):
-            raise
-        words = (str(error).splitlines() or [""])[0]
-        if kinds and images.dtype not in kinds:
-            types = " and ".join(sorted(str(kind) for kind in kinds))
-            words += f" (weights are {types}, images {images.dtype}: call model.float(), or convert in its forward)"
-        raise ModelError(
-            f"the model {what} on images {tuple(images.shape)}: {type(error).__name__}: {words}"
-        ) from error
 
 
 def _towards(mean: Tensor, new: Tensor, number: int) -> Tensor:
@@ -468,12 +383,3 @@ def _narrowed(logits: Tensor, x: Tensor) -> Tensor:
     if logits.dtype == x.dtype or logits.dtype != torch.float64:
         return logits
     return (logits - logits.detach().amax(1, keepdim=True)).to(x.dtype)
-
-
-def _checked(logits: Tensor) -> Tensor:
-    if not isinstance(logits, Tensor) or not logits.is_floating_point():
-        got = logits.dtype if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise ModelError(f"the model must return logits [B, K], a tensor of real numbers; it returned {got}")
-    if logits.dim() != 2:
-        raise ModelError(f"the model must return logits [B, K]; it returned shape {tuple(logits.shape)}")
-    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits

@@ -28,7 +28,8 @@ from small_table import SMALL, TABLE, content, done
 from torch import Tensor, nn
 
 from attacks.losses import cross_entropy
-from attacks.target import ModelError, Target
+from attacks.model import ModelError
+from attacks.target import Target
 from bench.commands.cli import main
 from bench.ground import provenance
 from bench.ledger.folder import Results

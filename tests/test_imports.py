@@ -103,6 +103,7 @@ def test_the_only_lists_are_complete():
         "closest",
         "decision",
         "regions",
+        "model",
     }
     paths = [path.relative_to(ROOT / "attacks").with_suffix("") for path in (ROOT / "attacks").rglob("*.py")]
     files = {".".join(path.parts) for path in paths if path.name not in shared}

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from attacks.contract import ThreatModel
 from attacks.losses import Loss
+from attacks.model import ModelError
 from attacks.noise import Noise
 from attacks.pgd import PGD, Start, ascend, start_point
-from attacks.target import ModelError, Precision, Target
+from attacks.target import Precision, Target
 from trainers.network import Mode, called, in_mode, masked_words, masks
 from trainers.passes import Passes
 

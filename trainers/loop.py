@@ -20,13 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attacks.model import ModelError, in_words
 from attacks.noise import Noise, derive_seed
-from attacks.target import ModelError
 from trainers import awp, ema
 from trainers.checkpoint import Checkpoint
 from trainers.contract import Cohort, Trainer, perturbations, rounds_of, teachers_of
 from trainers.health import EpochReport, TrainingError, health
-from trainers.network import check_last_batch, check_trainable, copied, in_words
+from trainers.network import check_last_batch, check_trainable, copied
 from trainers.passes import EAGER, passes_for
 from trainers.schedule import Schedule
 from trainers.validation import Measured, Split, images_of, measure

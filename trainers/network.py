@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.target import ModelError, out_of_memory
+from attacks.model import ModelError, in_words
 from trainers.awp import buffers_kept
 
 Mode = Literal["eval", "train"]
@@ -64,18 +64,6 @@ def in_mode(network: nn.Module, mode: Mode) -> Iterator[None]:
 def mode_of(network: nn.Module) -> str:
     """In words."""
     return "in training mode" if network.training else "in evaluation mode"
-
-
-@contextmanager
-def in_words(what: str) -> Iterator[None]:
-    """Whatever a network raises inside is a ModelError that begins with `what`; a lack of memory stays what it is."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, ModelError) or (isinstance(error, RuntimeError) and out_of_memory(error)):
-            raise
-        words = (str(error).splitlines() or [""])[0]
-        raise ModelError(f"{what}: {type(error).__name__}: {words}") from error
 
 
 def masks(logits: Tensor) -> Tensor:

@@ -31,8 +31,9 @@ import torch
 from torch import Tensor, nn
 
 from attacks.decision import fooled
+from attacks.model import ModelError
 from attacks.noise import Noise, derive_seed
-from attacks.target import ModelError, Target
+from attacks.target import Target
 
 BEYOND = 1e-3, 1e-2  # shares of its distance by which an image too close to the boundary goes further
 Setting = float | int | str | bool

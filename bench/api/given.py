@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attacks.target import ModelError, Precision, Target, in_training
+from attacks.model import ModelError, in_training
+from attacks.target import Precision, Target
 from bench.api.result import IN_MEMORY
 from bench.ground.config import UserError, choose, number
 from bench.ledger.folder import Results

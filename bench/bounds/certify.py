@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from attacks.contract import ThreatModel
-from attacks.target import ModelError, Target
+from attacks.model import ModelError
+from attacks.target import Target
 from bench.bounds.ball import Ball
 from bench.bounds.branching import Budget, branch
 from bench.bounds.graph import read

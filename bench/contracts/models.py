@@ -10,7 +10,8 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from attacks.losses import cross_entropy
-from attacks.target import ModelError, Target
+from attacks.model import ModelError
+from attacks.target import Target
 from bench.contracts.problems import no_global_randomness, require, weights
 from bench.ground.config import UserError
 from bench.judge.evaluate import check_logits

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from attacks.contract import ThreatModel
+from attacks.model import ModelError
 from attacks.noise import derive_seed
-from attacks.target import ModelError, Target
+from attacks.target import Target
 from bench.diagnosis.evidence import STAGES, SUBSTITUTE_IMAGES, Witness, substitute
 from bench.diagnosis.masking import findings
 from bench.diagnosis.neighbours import held_out

@@ -20,10 +20,11 @@ from attacks.boundary import Boundary
 from attacks.contract import Attack, ThreatModel
 from attacks.ddn import DDN
 from attacks.losses import LOSSES, cross_entropy, log_odds
+from attacks.model import ModelError, out_of_memory
 from attacks.norms import per_image
 from attacks.pgd import FGSM, PGD
 from attacks.square import Square
-from attacks.target import ModelError, Target, default_batch_size, out_of_memory
+from attacks.target import Target, default_batch_size
 from bench.diagnosis.measured import Drift, Elsewhere, Evidence, Slope
 from bench.diagnosis.neighbours import OTHERS, changed
 from bench.ground.config import UserError, first_line

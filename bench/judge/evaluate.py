@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from attacks.adapters import LibraryError
 from attacks.contract import Attack, ThreatModel, balls_of, inside
+from attacks.model import ModelError
 from attacks.noise import Noise, derive_seed
 from attacks.norms import distance
-from attacks.target import ModelError, Target, default_batch_size
+from attacks.target import Target, default_batch_size
 from bench.ground.config import UserError
 from bench.ground.provenance import Cost
 from bench.judge import signs

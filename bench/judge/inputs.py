@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from attacks.target import ModelError, Target
+from attacks.model import ModelError
+from attacks.target import Target
 from bench.ground.stats import mcnemar
 from bench.subjects.blank import Blank
 from bench.subjects.data import Images

@@ -25,11 +25,12 @@ from torch import Tensor
 from attacks.autoattack import AutoAttack
 from attacks.contract import Attack, ThreatModel
 from attacks.losses import LOSSES, Loss, cross_entropy, log_odds
+from attacks.model import ModelError
 from attacks.noise import Noise, derive_seed
 from attacks.norms import per_image, random_in_ball
 from attacks.pgd import MIM, PGD
 from attacks.square import Square
-from attacks.target import ModelError, Target, true_float32
+from attacks.target import Target, true_float32
 from bench.ground.stats import wilson
 from bench.subjects.blank import Blank
 from bench.subjects.data import Images

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from attacks import ATTACKS
 from attacks.contract import Attack, ThreatModel, in_box, inside
+from attacks.model import ModelError
 from attacks.norms import distance
-from attacks.target import ModelError
 from bench.ground.config import UserError, build
 from bench.judge.audit import again
 from bench.judge.evaluate import DISTANCES, Verdicts, craft, evaluate

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 
 from attacks.contract import Attack, ThreatModel
-from attacks.target import ModelError, Target
+from attacks.model import ModelError
+from attacks.target import Target
 from bench.ground.config import UserError
 from bench.ground.files import make_folder
 from bench.ground.provenance import provenance

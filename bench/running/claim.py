@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from attacks.contract import ThreatModel, in_box
+from attacks.model import ModelError
 from attacks.noise import Noise
 from attacks.norms import distance
-from attacks.target import ModelError, Target
+from attacks.target import Target
 from bench.ground.config import UserError
 from bench.ground.provenance import provenance
 from bench.ground.stats import wilson

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from attacks.target import ModelError, Target
+from attacks.model import ModelError
+from attacks.target import Target
 from bench.ground.config import UserError
 from bench.ground.plain import read_plain
 from bench.ground.provenance import TrainingCost, provenance

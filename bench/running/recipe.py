@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
-from attacks.target import ModelError
+from attacks.model import ModelError
 from bench.ground.config import UserError
 from bench.ground.events import RunBegin, TrainFailed
 from bench.ground.progress import Progress

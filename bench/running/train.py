@@ -11,8 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from attacks.model import ModelError
 from attacks.noise import derive_seed
-from attacks.target import ModelError, Target
+from attacks.target import Target
 from bench.ground.config import UserError
 from bench.ground.locks import locked
 from bench.ground.progress import Progress

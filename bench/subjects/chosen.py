@@ -16,7 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from attacks.target import ModelError, Target, check_values, in_training
+from attacks.model import ModelError, check_values, in_training
+from attacks.target import Target
 from bench.ground.config import UserError, choose
 from bench.ground.plain import TEXT, read_plain
 from bench.ledger.folder import Results

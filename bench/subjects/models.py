@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attacks.target import ModelError, check_values
+from attacks.model import ModelError, check_values
 from bench.ground.config import UserError, choose
 from bench.subjects import factories, hubs, outside
 from bench.subjects.code import source_sha256

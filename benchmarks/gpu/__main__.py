@@ -126,7 +126,7 @@ def join(folders: tuple[Path, ...], results: Path) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 0: done, or stopped in time; 1: a row failed, or a training broke down; 2: a mistake in the command."""
-    from attacks.target import ModelError
+    from attacks.model import ModelError
     from trainers.health import TrainingError
 
     try:

@@ -21,9 +21,10 @@ from attacks.adapters.foolbox import Foolbox
 from attacks.adapters.torchattacks import TorchAttacks
 from attacks.contract import ThreatModel
 from attacks.decision import fooled
+from attacks.model import ModelError
 from attacks.noise import Noise
 from attacks.norms import distance
-from attacks.target import ModelError, Target, _Counted
+from attacks.target import Target, _Counted
 from bench.ground.config import build
 from bench.judge.evaluate import AttackError, check_contract, evaluate
 from bench.subjects.catalog import Catalog

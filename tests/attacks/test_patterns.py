@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from attacks.contract import ThreatModel
 from attacks.losses import margin, targeted_margin
+from attacks.model import ModelError
 from attacks.noise import Noise
 from attacks.patterns import AREA, FIRST, Patterns, _Search
 from attacks.pgd import PGD
 from attacks.regions import MOST_ENTRIES, check, read, walk
-from attacks.target import ModelError, Target
+from attacks.target import Target
 
 EPS, SIDE, CLASSES = 0.3, 4, 3
 LINF = ThreatModel("Linf", EPS)

@@ -9,9 +9,10 @@ from torch import nn
 
 from attacks.contract import ThreatModel
 from attacks.losses import cross_entropy
+from attacks.model import ModelError
 from attacks.noise import Noise
 from attacks.pgd import PGD
-from attacks.target import ModelError, Target
+from attacks.target import Target
 
 
 def images(count=20):

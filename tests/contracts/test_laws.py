@@ -5,7 +5,7 @@ from __future__ import annotations
 import broken_contracts as broken
 import pytest
 
-from attacks.target import ModelError
+from attacks.model import ModelError
 from bench.contracts import attacks, datasets, models, trainers
 from bench.contracts.problems import INNER, Broken
 from bench.subjects.models import MODELS

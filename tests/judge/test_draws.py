@@ -18,8 +18,9 @@ from attacks.apgd import APGD
 from attacks.contract import ThreatModel
 from attacks.ddn import DDN
 from attacks.fab import FAB
+from attacks.model import ModelError
 from attacks.pgd import PGD
-from attacks.target import ModelError, Target
+from attacks.target import Target
 from bench.commands.cli import main
 from bench.ground.config import UserError
 from bench.ground.stats import over_draws, over_seeds

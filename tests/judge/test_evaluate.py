@@ -11,10 +11,10 @@ from torch import nn
 
 from attacks.adapters import LibraryError
 from attacks.contract import ThreatModel
+from attacks.model import ModelError
 from attacks.multi_steepest import MSD
 from attacks.noise import Noise
 from attacks.pgd import PGD
-from attacks.target import ModelError
 from bench.ground.config import UserError
 from bench.judge.evaluate import AttackError, evaluate
 from bench.subjects.data import Images

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from attacks.autoattack import AutoAttack
 from attacks.contract import ThreatModel
+from attacks.model import ModelError
 from attacks.pgd import FGSM, MIM, PGD
 from attacks.square import Square
-from attacks.target import ModelError
 from bench.commands.cli import main
 from bench.judge.evaluate import craft, evaluate
 from bench.judge.signs import of_search

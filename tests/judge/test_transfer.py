@@ -12,8 +12,8 @@ from oracles import saturated_images, small_cnn
 from torch import nn
 
 from attacks.contract import ThreatModel
+from attacks.model import ModelError
 from attacks.pgd import PGD
-from attacks.target import ModelError
 from bench.commands.cli import main
 from bench.ground.config import UserError
 from bench.ground.progress import Progress

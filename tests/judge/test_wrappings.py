@@ -15,9 +15,10 @@ from attacks.adapters.foolbox import Foolbox
 from attacks.boundary import Boundary
 from attacks.contract import ThreatModel
 from attacks.deepfool import DeepFool
+from attacks.model import ModelError
 from attacks.pgd import PGD
 from attacks.square import Square
-from attacks.target import ModelError, Target
+from attacks.target import Target
 from bench.judge.evaluate import evaluate
 from bench.subjects.data import Images
 from bench.subjects.fingerprint import fingerprint

@@ -18,7 +18,7 @@ from test_loop import EVERYTHING, same
 from tiny import SCHEDULE, networks, stripes, train, weights
 from torch import Tensor, nn
 
-from attacks.target import ModelError
+from attacks.model import ModelError
 from trainers import TRAINERS
 from trainers.at import AT
 from trainers.contract import Cohort, teachers_of
