@@ -7,6 +7,8 @@ import os
 import pytest
 import torch
 
+from bench.ground import terminal
+
 torch.set_num_threads(1)
 
 
@@ -14,6 +16,12 @@ torch.set_num_threads(1)
 def cache_of_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Decoded images go to a folder of the tests, and never into the cache of who runs them."""
     os.environ["BENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_told() -> None:
+    """What is said once in a process is said once in a test, whichever tests were in its process before."""
+    terminal.TOLD.clear()
 
 
 @pytest.fixture

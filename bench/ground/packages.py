@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -79,16 +79,10 @@ def find(kind: Kind, name: str) -> Entry | None:
 def say_hidden(kind: Kind, name: str) -> None:
     """Says where a package has a name that is ours, and so is not what is taken."""
     for one in entries(kind).get(name, ()):
-        _say_hidden(one)
-
-
-@cache
-def _say_hidden(entry: Entry) -> None:
-    """Once a process."""
-    means = "" if entry.kind == "table" else f"; theirs is {entry.value}"
-    terminal.warn(
-        f"{entry.kind} {entry.name!r} is the suite's own and not that of {entry.origin}, which has the same name{means}"
-    )
+        means = "" if kind == "table" else f"; theirs is {one.value}"
+        terminal.warn_once(
+            f"{kind} {name!r} is the suite's own and not that of {one.origin}, which has the same name{means}"
+        )
 
 
 def use(entry: Entry) -> None:

@@ -12,6 +12,8 @@ KEPT = "\n\t"
 # control characters, formats that show nothing or turn the line around, separators of lines, halves of characters
 HIDDEN = ("Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn")
 
+TOLD: set[object] = set()  # what warn_once has said in this process
+
 
 def visible(text: str) -> str:
     """The text with every sign that a terminal would obey, or not show, in the words of Python: "\\x1b", "\\u202e"."""
@@ -37,3 +39,10 @@ def warn(sentence: str) -> None:
     if len(line) > LONGEST:
         line = f"{line[: LONGEST * 2 // 3]} ... {line[-LONGEST // 3 :]}"
     print(f"bench: {visible(line)}", file=sys.stderr)
+
+
+def warn_once(sentence: str, about: object = None) -> None:
+    """The same, if this process has not said it yet; about: what it is told once of, where not of its own words."""
+    if (what := about or sentence) not in TOLD:
+        TOLD.add(what)
+        warn(sentence)

@@ -31,7 +31,6 @@ from bench.subjects.pixels import BLOCK, Files, Pixels, Shape, Stored, blocks, o
 VERSION = 1  # raise it when pictures are decoded otherwise
 FEW, SHARE = 256, 8  # so few images, and not more than this part, are not worth decoding all for
 CHECKSUM = 8  # bytes at the end of an entry
-_TOLD: set[Path] = set()  # folders that cannot be written, and that was said
 
 
 def key(*parts: Any) -> str:
@@ -179,7 +178,5 @@ def _checksum(file: IO[bytes]) -> str:
 
 
 def _without(reason: str) -> None:
-    """Once a process and folder."""
-    if cache_folder() not in _TOLD:
-        _TOLD.add(cache_folder())
-        terminal.warn(f"no cache of decoded images ({reason}); name a folder for it with BENCH_CACHE")
+    sentence = f"no cache of decoded images ({reason}); name a folder for it with BENCH_CACHE"
+    terminal.warn_once(sentence, about=("no cache", cache_folder()))

@@ -8,10 +8,8 @@ gradients on the first batch that it runs; in mixed precision, where it is as ne
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable, Iterator
-from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.ground import terminal
 from bench.ground.config import first_line
 from bench.subjects.same import ODD, ROUNDING, TURN, spread, weighed
 from trainers.passes import no_compiler
@@ -83,7 +82,7 @@ class Compiled(nn.Module):
             return False
         if before - len(x) < self.after and (reason := self._first(x, size)):
             self.refused[kind] = reason
-            _say(f"some passes are not compiled: {reason}")
+            terminal.warn_once(f"some passes are not compiled: {reason}")
         return kind not in self.refused
 
     def _compiled(self, x: Tensor, size: int) -> Tensor:
@@ -96,7 +95,7 @@ class Compiled(nn.Module):
         reason = no_compiler(x.device)
         if reason:
             return reason
-        _say(f"compiling passes of {size} images, once, which takes a few seconds to a minute")
+        terminal.warn_once(f"compiling passes of {size} images, once, which takes a few seconds to a minute")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the compiler's own
@@ -148,9 +147,3 @@ def _pass(run: Callable[[Tensor], Tensor], x: Tensor) -> Both:
     logits = run(variable).float()
     (slope,) = torch.autograd.grad(weighed(logits).sum(), variable)
     return logits.detach(), slope
-
-
-@cache
-def _say(words: str) -> None:
-    """Once a process."""
-    print(f"bench: {words}", file=sys.stderr)

@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,9 @@ class Images:
         """
         if count >= len(self) or not self._by_class:
             return self.head(count)
-        _warn(f"the images lie class by class: {count} evenly over all {len(self)} are taken, not the first {count}")
+        terminal.warn_once(
+            f"the images lie class by class: {count} evenly over all {len(self)} are taken, not the first {count}"
+        )
         return self.take(torch.arange(count) * len(self) // count)
 
     @property
@@ -215,7 +217,7 @@ def _named(name: str, root: Path | None) -> Dataset:
         parts = [_images(torch.from_numpy(pixels).permute(0, 3, 1, 2), labels) for pixels, labels in arrays]
     train, test = parts
     if name in OFFICIAL_TEST and _official(test) != OFFICIAL_TEST[name]:
-        _warn(f"{source} are not the official test images of {name}, so no number here is one of {name}")
+        terminal.warn_once(f"{source} are not the official test images of {name}, so no number here is one of {name}")
     return _split(name, kind, train, test, source, VALIDATION)
 
 
@@ -230,12 +232,6 @@ def _official(images: Images) -> str:
     for block in images._blocks():
         digest.update(block.permute(0, 2, 3, 1).contiguous().numpy().data)
     return digest.hexdigest()
-
-
-@cache
-def _warn(sentence: str) -> None:
-    """Once a process."""
-    terminal.warn(sentence)
 
 
 def check_images(x: Tensor, y: Tensor, classes: int) -> None:

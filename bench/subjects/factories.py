@@ -12,7 +12,6 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ def made_by(name: str, find: Callable[[], Any], shape: Shape, classes: int, own_
 
 def load_module(name: str, module: str) -> None:
     """Import the module of `name`, from the current folder or from where packages are installed. Raises UserError."""
-    _warn(name)
+    terminal.warn_once(f"running the code of {name}")
     if not all(part.isidentifier() for part in module.split(".")) or module.endswith(".py"):
         path = ".".join(part for part in module.removesuffix(".py").split("/") if part.isidentifier()) or "module"
         raise UserError(f"{name}: {module!r} is no module; write it as Python does, {path}:{name.partition(':')[2]}")
@@ -70,12 +69,6 @@ def load_module(name: str, module: str) -> None:
         raise UserError(f"{name}: there is no module {missing!r}, {where}") from error
     except Exception as error:  # whatever the user's code raises is the user's to read
         raise UserError(f"{name}: importing {module} raises {type(error).__name__}: {error}") from error
-
-
-@cache
-def _warn(name: str) -> None:
-    """Once a process."""
-    terminal.warn(f"running the code of {name}")
 
 
 def _called(factory: Callable[..., Any], shape: Shape, classes: int, own_head: bool) -> Any:

@@ -6,7 +6,6 @@ Networks of other libraries return an object with `.logits`, a dict with "logits
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -89,16 +88,10 @@ def with_logits(
         return model
     if found is None:
         return model
-    _say(f"{name} returns no tensor; {found[0]} taken as the logits")
+    terminal.warn_once(f"{name} returns no tensor; {found[0]} taken as the logits")
     return Logits(model)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network inside of Logits; any other itself."""
     return model.network if isinstance(model, Logits) else model
-
-
-@cache
-def _say(sentence: str) -> None:
-    """Once a process."""
-    terminal.warn(sentence)

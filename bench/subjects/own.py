@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,7 +105,7 @@ def say_inputs(model: str, network: nn.Module, about: About, channels: int) -> N
         by = "as the command says"
     elif found is not None and words(found[0]) == words(statistics):
         by = f"as {found[1]} says; --normalization none leaves it out"
-    _say(f"{model}: images in [0, 1] are {words(statistics)}, {by}")
+    terminal.warn_once(f"{model}: images in [0, 1] are {words(statistics)}, {by}")
 
 
 def _make(
@@ -219,9 +219,3 @@ def _refuse(model: str, about: About, *options: str) -> None:
     for option in options if about.alone else ():
         if getattr(about, option) is not None:
             raise UserError(f"{model} says that itself; leave out --{option.replace('_', '-')}")
-
-
-@cache
-def _say(sentence: str) -> None:
-    """Once a process."""
-    terminal.warn(sentence)

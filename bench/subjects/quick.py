@@ -9,17 +9,16 @@ to noise; otherwise attacks run on the network itself.
 from __future__ import annotations
 
 import inspect
-import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from types import FunctionType
 
 import torch
 from torch import Tensor, nn
 
 from attacks.target import Precision, Target, default_batch_size, true_float32
+from bench.ground import terminal
 from bench.ground.config import first_line
 from bench.subjects.compiled import Compiled
 from bench.subjects.folding import arranged
@@ -98,7 +97,7 @@ def quick(model: nn.Module, x: Tensor) -> nn.Module:
         apart = f"no copy can be made of it ({first_line(error)})"
     if apart is None:
         return copy
-    _say(apart)
+    terminal.warn_once(f"attacks run on the network itself, and not on a quicker copy: {apart}")
     return model
 
 
@@ -164,9 +163,3 @@ def _difference(model: nn.Module, copy: nn.Module, x: Tensor) -> str | None:
             slopes = [target.loss_grad(one, one, lambda logits, _: weighed(logits))[1].double() for target in targets]
         turned.append(not (slopes[0] - slopes[1]).norm() <= TURN * slopes[0].norm())
     return "its copy with folded batch norm has other gradients" if sum(turned) > ODD * len(turned) else None
-
-
-@cache
-def _say(why: str) -> None:
-    """Once a process."""
-    print(f"bench: attacks run on the network itself, and not on a quicker copy: {why}", file=sys.stderr)

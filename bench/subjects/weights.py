@@ -17,7 +17,6 @@ import pickle
 import re
 import warnings
 from collections.abc import Collection, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +199,8 @@ def _chosen(path: Path, loaded: Any, key: str | None) -> dict[str, Tensor]:
     if len(found) > 1 and math.inf in _rank(first, shared):
         raise UserError(f"{path} holds {len(found)} sets of weights ({listed}); say which with --weights-key")
     if len(found) > 1:
-        _warn(f"{path} holds {len(found)} sets of weights ({listed}); {first} was taken, --weights-key takes another")
+        taken = f"{first} was taken, --weights-key takes another"
+        terminal.warn_once(f"{path} holds {len(found)} sets of weights ({listed}); {taken}")
     return found[first]
 
 
@@ -232,12 +232,6 @@ def _rank(key: str, shared: int) -> list[float]:
     """By the known wrappers on the way, after the `shared` first, in their order; what is not known comes last."""
     known = [*WRAPPERS, *AVERAGES]
     return [known.index(part) if part in known else math.inf for part in key.split(".")[shared:]]
-
-
-@cache
-def _warn(sentence: str) -> None:
-    """Once a process."""
-    terminal.warn(sentence)
 
 
 def _normalisation(path: Path, mean: Tensor, std: Tensor) -> models.Statistics:

@@ -34,7 +34,7 @@ from bench.ground.files import SEAL, _digest
 from bench.ledger.certificates import write_certificate
 from bench.ledger.folder import Results
 from bench.ledger.plan import Plan, write_plan
-from bench.subjects import data, factories, outputs, own
+from bench.subjects import data
 from bench.subjects.data import Dataset, Images
 
 PAGE = Path(__file__).parents[2] / "docs" / "messages.md"
@@ -619,8 +619,6 @@ def says(case: Case, trained: Path, tmp_path: Path, capsys, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delenv("BENCH_DATA", raising=False)
-    for said in (factories._warn, outputs._say, own._say):
-        said.cache_clear()
     run_id = f"{next((trained / 'results' / 'runs').iterdir()).name}.best"
     words = [run_id if word == "RUN" else word for word in case.command.split()]
     capsys.readouterr()

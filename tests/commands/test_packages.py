@@ -241,7 +241,6 @@ def test_names_that_clash_are_a_sentence(package, capsys):
     package("two", attacks="twice = broken_one:Empty")
     with pytest.raises(UserError, match=r"attack 'twice' is in one 1\.0 and in two 1\.0; uninstall one"):
         outside.attack("twice")
-    outside.packages._say_hidden.cache_clear()
     assert Catalog().attack("pgd-20")[1]["attack"] == "pgd"
     said = capsys.readouterr().err
     assert "attack 'pgd' is the suite's own and not that of one 1.0" in said and len(said.splitlines()) == 1

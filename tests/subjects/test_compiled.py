@@ -86,7 +86,6 @@ def test_nothing_is_compiled_before_it_pays(monkeypatch):
 def test_code_that_is_another_function_is_not_used_and_that_is_said(lie, words, monkeypatch, capsys):
     copy, x = Compiled(arranged(plain(), images()), 16, after=16), images(16)
     monkeypatch.setattr(module, "_code_of", lambda network, state: lambda state, x: lie(network(x), x))
-    module._say.cache_clear()
     outs = [copy(x) for _ in range(3)]
     assert all(torch.equal(out, copy.network(x)) for out in outs) and words in copy.refused[16, True, False]
     assert capsys.readouterr().err.count("not compiled") == 1

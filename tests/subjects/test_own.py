@@ -69,8 +69,6 @@ def mine(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(FACTORIES)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    for said in (factories._warn, outputs._say, own._say):
-        said.cache_clear()
     sys.modules.pop("mine", None)  # another test's
     factories.load_module("mine:shaped", "mine")
     mine = sys.modules["mine"]
@@ -156,7 +154,6 @@ def test_a_package_that_is_missing_is_told_by_its_pip_command(monkeypatch):
 
 def test_timms_own_normalisation_is_put_inside_said_and_left_out_on_request(tmp_path, capsys):
     pytest.importorskip("timm")
-    own._say.cache_clear()
     name, file = "timm:resnet10t", tmp_path / "w.pt"
     plain, x = weights_of(name, file), torch.rand(2, *CIFAR)
     mean, std = torch.tensor(normalization.NAMED["imagenet"])[:, :, None, None]

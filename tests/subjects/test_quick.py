@@ -214,14 +214,12 @@ class Sly(nn.Module):
 def test_a_copy_that_is_another_function_is_not_used_and_that_is_said_once(lie, words, monkeypatch, capsys):
     network, x = plain(), 0.5 + 0.1 * images()
     monkeypatch.setattr(module, "arranged", lambda model, x: Sly(model, lie).eval())
-    module._say.cache_clear()
     assert quick(network, x) is network and quick(network, x) is network
     said = capsys.readouterr().err
     assert said.count("bench: attacks run on the network itself") == 1 and words in said
 
 
 def test_what_tracing_raises_is_no_users_error(capsys):
-    module._say.cache_clear()
     network = nn.Sequential(plain(), nn.Module()).eval()  # a module without a forward pass, which a trace runs into
     assert quick(network, images()) is network
     assert "missing the required" in capsys.readouterr().err

@@ -180,7 +180,6 @@ PAIRS = {
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_of_two_networks_the_one_that_was_taken_is_said_and_a_key_takes_the_other(name, tmp_path, capsys):
-    weights._warn.cache_clear()
     path = tmp_path / "two.pt"
     torch.save(PAIRS[name](state(1), state(2)), path)
     network, said = load(path), capsys.readouterr().err
