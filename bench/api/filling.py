@@ -47,6 +47,7 @@ class Changes(TypedDict, total=False):
     recipes: Folder
     settings: Mapping[str, object]
     fast: bool
+    also: str | Sequence[str]
     last: bool
     keep_adversarial: bool
     batch_size: int
@@ -166,12 +167,14 @@ def _options(seeds: Sequence[int] | None, results: Folder, changes: dict[str, An
     """Raises UserError for a keyword that nobody knows."""
     known = given.known(changes, Changes)
     about = {name: known.pop(name) for name in list(known) if name not in _OPTIONS}
+    also = known.pop("also", ())
     run = {field.name: about[field.name] for field in fields(Arrangement) if field.name in about}
     return Options(
         Results(Path(results)),
         seeds=None if seeds is None else tuple(seeds),
         arrangement=Arrangement(**run),
         reading=given.reading_of(about),
+        also=(also,) if isinstance(also, str) else tuple(also),
         assignments=given.assignments_of(about.get("settings")),
         **known,
     )

@@ -37,6 +37,13 @@ from bench.ground.terminal import tell
 @options(*DATA, ARCH, PROFILE, IMAGES, SEEDS, DEVICE, DATA_DIR, RESULTS, RECIPES, SET, BATCH, PRECISION, COMPILE, KEEP)
 @options(*PROGRESS)
 @click.option("--fast", is_flag=True, help="Leave out the columns that take longest; the title says which.")
+@click.option(
+    "--also",
+    multiple=True,
+    metavar="ATTACK",
+    shell_complete=completing.of(completing.attacks),
+    help="Add a column of this attack, such as strong; the title says so. Several times for several.",
+)
 @click.option("--last", is_flag=True, help="Judge the networks of the last epoch, not those of the best.")
 @click.option(
     "--jobs",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from importlib.resources import files
@@ -136,6 +136,10 @@ class Setting:
         suffix = self.profile if self.attack_profile is None else self.attack_profile
         return f"{attack}-{suffix}" if suffix and attack != CLEAN else attack
 
+    def short(self, attack: str) -> str:
+        """ "pgd-100-digits" -> "pgd-100", as tables name attacks; what has no such end stays."""
+        return attack.removesuffix(self.attack(""))
+
     def fits(self, dataset: str | None, arch: str | None) -> bool:
         """Whether the patterns match; None matches."""
         return _any(dataset, self.datasets) and _any(arch, self.archs)
@@ -256,6 +260,14 @@ class TableSpec:
         """The table of every training's last epoch in place of its best one; the title says so."""
         rows = [replace(row, checkpoint="last") for row in self.rows]
         return replace(self, title=f"{self.title} (last epochs)", rows=rows)
+
+    def with_attacks(self, names: Sequence[str]) -> TableSpec:
+        """With a column for each of these attacks, behind its own; the title says which. Raises UserError."""
+        for name in names:
+            if has := [column.label for column in self.columns if name in (column.label, column.attack)]:
+                raise UserError(f"{self.title!r} has {name} already, as column {has[0]!r}; leave out --also {name}")
+        columns = [*self.columns, *(Column(name, name) for name in names)]
+        return replace(self, title=f"{self.title} (also {', '.join(names)})", columns=columns)
 
     def choose_setting(
         self, dataset: str | None = None, arch: str | None = None, profile: str | None = None

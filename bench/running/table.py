@@ -21,7 +21,7 @@ from bench.ledger import planning
 from bench.ledger.evals import EvalRecord
 from bench.ledger.find import find
 from bench.ledger.folder import Results
-from bench.ledger.ids import training_of
+from bench.ledger.ids import slug, training_of
 from bench.ledger.plan import Cell
 from bench.ledger.runs import read_run
 from bench.ledger.spec import TableSpec, load_spec
@@ -52,6 +52,7 @@ class Options:
     assignments: tuple[str, ...] = ()
     arrangement: Arrangement = AS_IT_IS
     fast: bool = False
+    also: tuple[str, ...] = ()
     last: bool = False
     keep_adversarial: bool = False
     reading: Reading | None = None
@@ -71,6 +72,8 @@ class Table:
         spec = spec.without_slow() if options.fast else spec
         spec = spec.of_last_epochs() if options.last else spec
         setting = spec.choose_setting(options.dataset, options.arch, options.profile)
+        also = list(dict.fromkeys(map(setting.short, options.also)))
+        spec = spec.with_attacks(also) if also else spec
         self.recipes = {
             training: catalog.recipe(setting.recipe(row.method), row.set) for training, row in spec.trainings.items()
         }
@@ -106,7 +109,7 @@ class Table:
             meaning,
             arch=arch,
             seeds=options.seeds or setting.seeds,
-            variant=variant + ("-fast" if options.fast else "") + ("-last" if options.last else ""),
+            variant="-".join([variant, *_varied(options, also)]),
         )
         attacks = {setting.attack(name): attack for name, (attack, _) in self.attacks.items()}
         self.words += coarse_steps(attacks, math.prod(self.dataset.image_shape))
@@ -233,3 +236,10 @@ class Table:
                     f"column {column.label!r} reads {column.attack!r} at another radius, but that is no minimal-norm "
                     "attack, whose distances would say; ddn, deepfool and fab-t are some"
                 )
+
+
+def _varied(options: Options, also: list[str]) -> list[str]:
+    """What the name of a plan says of a table that is not as its file has it; files of two do not meet."""
+    found = ["fast"] if options.fast else []
+    found += ["last"] if options.last else []
+    return [*found, *(f"also-{slug(name)}" for name in also)]

@@ -91,6 +91,28 @@ def test_fast_leaves_out_the_slow_columns_and_the_title_says_which(tmp_path, cap
     assert bench(capsys, "run", "table2", "--fast", "--results", tmp_path)[0] == 2
 
 
+def test_a_column_is_added_and_the_table_of_the_file_stays(results, capsys):
+    before = {path: path.read_bytes() for path in results.glob("tables/table2-digits.*")}
+    code, out, _ = bench(capsys, "run", "table2", *QUICK, "--also", "pgd-20-digits", "--results", results)
+    assert code == 0 and "trained 0, attacked 5, kept 35" in out and "(also pgd-20)" in out
+    frame = pd.read_csv(results / "tables" / "table2-digits-also-pgd-20.csv")
+    assert list(frame["column"].unique())[-1] == "pgd-20" and len(frame) == 40
+    assert before and before == {path: path.read_bytes() for path in results.glob("tables/table2-digits.*")}
+
+
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        ("pgd-100", "has pgd-100 already, as column 'PGD-100'"),
+        ("PGD-100", "has PGD-100 already, as column 'PGD-100'"),
+        ("stron", "unknown attack 'stron-digits'; did you mean 'strong-digits'"),
+    ],
+)
+def test_a_column_that_is_there_or_of_no_attack_is_refused(attack, message, tmp_path, capsys):
+    code, _, err = bench(capsys, "run", "table2", "--also", attack, "--results", tmp_path, "--dry-run")
+    assert code == 2 and message in err
+
+
 def test_the_last_epochs_are_a_table_of_their_own_and_train_nothing_again(results, capsys):
     code, out, _ = bench(capsys, "run", "table2", *QUICK, "--last", "--results", results)
     assert code == 0 and "trained 0, attacked 35, kept 0" in out and "(last epochs)" in out
