@@ -16,6 +16,7 @@ from bench.bounds.branching import Budget
 from bench.bounds.certify import BRANCHING, LEAST_MARGIN, Effort, prove
 from bench.bounds.graph import read
 from bench.bounds.interval import intervals
+from bench.bounds.linear import line
 from bench.bounds.root import Problem, of_margins, start, tightened
 from bench.ground.config import UserError
 from bench.ledger.certificates import BROKEN, OPEN, PROVEN
@@ -166,6 +167,17 @@ def test_a_budget_of_nothing_leaves_images_open_and_a_larger_one_proves_no_less(
     assert runs[2] == prove(model, images, model(x), threat, Effort(2, Budget(400, steps=2))), (
         "a second run is the same"
     )
+
+
+def test_the_line_above_a_relu_touches_it_where_its_input_is_least_and_greatest():
+    """A looser test does not see an intercept that is too small: other losses of the bound hide it."""
+    low, high = torch.tensor([[-1.0, -3.0, -0.01, 0.0, 0.5, -2.0]]), torch.tensor([[2.0, 0.1, 5.0, 1.0, 3.0, -1.0]])
+    above = line(low, high)
+    for share in torch.linspace(0, 1, 11):
+        z = (low + share * (high - low)).unsqueeze(1)
+        over = above.slope * z + above.intercept - z.relu()
+        assert (over > -1e-6).all()
+        assert share not in (0, 1) or (over < 1e-6).all()
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
