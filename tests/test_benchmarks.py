@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from slowly import slow
 
 SCRIPTS = {
     "train_speed": (
@@ -31,12 +32,10 @@ SCRIPTS = {
     "null_experiment": ("--trials 20 --pairs 2".split(), ["McNemar"]),
 }
 
-SLOW = ("attack_optimality",)
+SLOW = ("attack_optimality", "step_speed", "train_speed")
 
 
-@pytest.mark.parametrize(
-    "name", [*(name for name in SCRIPTS if name not in SLOW), *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)]
-)
+@pytest.mark.parametrize("name", [*(name for name in SCRIPTS if name not in SLOW), *slow(SLOW)])
 def test_a_benchmark_runs_and_prints_its_rows(name):
     options, expected = SCRIPTS[name]
     command = [sys.executable, "-m", f"benchmarks.{name}", *options]

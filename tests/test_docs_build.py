@@ -24,6 +24,7 @@ def built(tmp_path_factory) -> Path:
     return to
 
 
+@pytest.mark.slow
 def test_every_page_is_there_and_linked_from_the_first(built):
     index = (built / "index.html").read_text()
     assert len(DOCS) > 15

@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 import torch
 from oracles import small_cnn
+from slowly import slow
 from small_table import SMALL, TABLE, content, done
 from torch import Tensor, nn
 
@@ -112,7 +113,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- signals ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), *slow([(signal.SIGINT, 130)])])
 def test_a_signal_in_training_writes_a_checkpoint_and_ends_with_a_sentence(folder, whole, number, code):
     """After it the same command ends in the same bits."""
     command, results = run(folder), folder / "results"
@@ -227,6 +228,7 @@ def one_sentence(output: str) -> str:
     return last
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_a_sentence_and_with_room_the_run_goes_on(folder, whole):
     with mounted(folder / "disk", "-t", "tmpfs", "-o", "size=1m", "tmpfs") as disk:
         code, output = run(folder, results=disk).wait()
@@ -256,6 +258,7 @@ def test_a_read_only_folder_is_a_sentence_but_can_be_reported(folder, whole):
         assert code == 0 and "| AT" in output
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="there is no /dev/full here")
 @pytest.mark.parametrize("command", [["report"], ["list", "recipes"], ["check", "--reference", "then"]])
 def test_a_full_disk_below_the_standard_output_is_a_sentence(whole, command):
@@ -309,7 +312,7 @@ def test_a_damaged_file_is_named_and_nothing_is_overwritten(folder, whole, kind,
         assert content(results) == content(whole)
 
 
-@pytest.mark.parametrize("damage", [truncate, flip])
+@pytest.mark.parametrize("damage", [truncate, *slow([flip])])
 def test_a_damaged_checkpoint_is_never_continued_from(folder, damage):
     """torch itself would load flipped bits."""
     command = run(folder)
@@ -342,6 +345,7 @@ def backwards() -> None:
     time.time = lambda: next(now)
 
 
+@pytest.mark.slow
 def test_a_clock_that_goes_backwards_changes_nothing(folder, whole):
     assert run(folder, before=backwards).wait()[0] == 0
     assert content(folder / "results") == content(whole)

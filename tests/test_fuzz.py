@@ -398,6 +398,7 @@ def test_the_reference_that_is_damaged_is_whole(records: Any) -> None:
     assert [cell.ok for cell in found.cells] == [True, True, False, False], "MAT has no records"
 
 
+@pytest.mark.slow
 @fuzz(change=damage(), values=st.none() | st.tuples(st.text(max_size=8), st.text(max_size=8)))
 def test_reference_tables(records: Any, change: Callable[[bytes], bytes], values: tuple[str, str] | None) -> None:
     """A cell passes only where the reference has a number within its tolerance of it."""

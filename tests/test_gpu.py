@@ -199,6 +199,7 @@ def test_three_short_loans_are_one_long_training_to_the_bit(tmp_path: Path, reci
     assert [line["epoch"] for line in lines(tmp_path / "state")] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_what_is_rounded_between_loans_is_as_close_as_said_and_said_in_the_records(tmp_path: Path, capsys):
     whole = loan(tmp_path, batches=13)
     training.train(whole, Clock(1e6))
@@ -317,6 +318,7 @@ def test_loads_put_together_are_the_data_set(shards: Path, tmp_path: Path):
 # --- the measurement -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_measurement_needs_no_library_and_no_compiler_and_prints_one_table(shards: Path, tmp_path: Path):
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({LIBRARIES}))\n")
     environment = os.environ | {

@@ -165,6 +165,7 @@ def train_tiny(trainer: Trainer, folder: Path, steps: Any, schedule: Schedule = 
         save_file(last.state, folder / f"{n}-last.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "trainer", [MAT(INNER), pytest.param(MATMP(THREE[:2]), marks=pytest.mark.slow)], ids=["mat", "mat-mp"]
 )

@@ -188,6 +188,7 @@ def without(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", WITHOUT, *arguments], cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_everything_but_its_attacks_works_without_torchattacks(tmp_path):
     assert without("list", "attacks").returncode == 0
     (tmp_path / "own.toml").write_text(

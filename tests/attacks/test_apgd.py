@@ -6,6 +6,7 @@ import pytest
 import torch
 from attacking import run
 from oracles import exact_margin, linear_problem, saturated_images, small_cnn
+from slowly import slow
 
 from attacks.apgd import APGD, checkpoints
 from attacks.contract import ThreatModel
@@ -14,7 +15,9 @@ from attacks.pgd import PGD
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
-@pytest.mark.parametrize("classes, settings", [(2, {}), (6, {"targets": 5}), (3, {"targets": 2, "restarts": 2})])
+@pytest.mark.parametrize(
+    "classes, settings", [(2, {}), *slow([(6, {"targets": 5}), (3, {"targets": 2, "restarts": 2})])]
+)
 def test_margins_of_linear_models_are_met_within_one_percent(norm, classes, settings):
     model, x, y = linear_problem(classes, (1, 5, 5), 0)
     model, x = model.double(), x.double()

@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from slowly import slow
 
 from attacks import ATTACKS
 from attacks.contract import ThreatModel
@@ -88,11 +89,14 @@ SETTINGS = {
     ],
     "pyautoattack": [{"threat": ThreatModel(norm, eps)} for norm, eps in (("Linf", 0.05), ("L2", 1.0), ("L1", 10.0))],
 }
-CASES = [
-    pytest.param(ATTACKS[name](**settings), id=f"{name}-{index}")
+LONG = ("strong", "foolbox", "pyautoattack")  # of these the first is enough for every day
+EVERY = [
+    (name, index, pytest.param(ATTACKS[name](**settings), id=f"{name}-{index}"))
     for name in ATTACKS
     for index, settings in enumerate(SETTINGS[name])
 ]
+WAITS = [case for name, index, case in EVERY if index and name in LONG]
+CASES = [*(case for *_, case in EVERY if case not in WAITS), *slow(WAITS)]
 
 
 @pytest.mark.parametrize("attack", CASES)

@@ -90,6 +90,7 @@ def test_the_distance_to_a_half_space_is_met_within_one_percent(seed):
     assert (ratio > 0.9999).all() and (ratio < 1.01).all()
 
 
+@pytest.mark.slow
 def test_with_more_classes_it_ends_at_the_nearest_point_of_one_of_them():
     """Not always of the nearest one: that is what restarts are for. 1000 steps."""
     model, x, y = linear_problem(6, (3, 4, 4), 0)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from attacking import run
 from oracles import exact_margin, linear_problem, saturated_images, small_cnn
+from slowly import slow
 
 from attacks.contract import ThreatModel
 from attacks.cw import CarliniWagnerLinf
@@ -53,8 +54,7 @@ def broken(classes, shape, seed, share, **settings):
     [
         (2, (1, 5, 5), {}),
         (2, (3, 8, 8), {}),
-        (6, (3, 4, 4), {"targets": 5}),
-        (3, (3, 8, 8), {"targets": 2}),
+        *slow([(6, (3, 4, 4), {"targets": 5}), (3, (3, 8, 8), {"targets": 2})]),
     ],
 )
 def test_linear_margin_is_met_within_one_percent(classes, shape, settings):
@@ -131,6 +131,7 @@ def test_stays_in_its_ball_and_leaves_no_trace(eps, dtype):
     assert fingerprint(model) == before and torch.equal(torch.random.get_rng_state(), state)
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_batch_size_or_order():
     model, x, y = problem()
     attack = cw(0.03, restarts=2)

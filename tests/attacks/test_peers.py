@@ -7,6 +7,7 @@ import pytest
 import torch
 from attacking import run
 from oracles import saturated_images, small_cnn
+from slowly import slow
 
 from attacks import ATTACKS
 from attacks.adapters.autoattack import PyAutoAttack
@@ -133,6 +134,7 @@ def test_no_more_images_stand_than_under_the_library(network, ours, theirs):
     assert robust(ours, network, x, y) <= left
 
 
+@pytest.mark.slow
 def test_autoattack_leaves_what_pyautoattack_leaves(network):
     """At a radius where APGD alone leaves a part, and the ensembles hardly any: a survivor costs seconds."""
     x, y = images(network, "saturated")
@@ -143,6 +145,7 @@ def test_autoattack_leaves_what_pyautoattack_leaves(network):
 
 
 L0 = ThreatModel("L0", 10)
+DAILY = ("boundary-500", "pointwise-l0")
 MINIMAL = {  # norm, ours and its settings, foolbox's and its, images
     "boundary-500": (L2, "boundary", {"steps": 250}, "BoundaryAttack", {"steps": 500}, 10),
     "boundary-2000": (L2, "boundary", {"steps": 1000}, "BoundaryAttack", {"steps": 2000}, 10),
@@ -155,7 +158,13 @@ MINIMAL = {  # norm, ours and its settings, foolbox's and its, images
 }
 
 
-@pytest.mark.parametrize("threat, ours, settings, name, theirs, count", MINIMAL.values(), ids=MINIMAL)
+@pytest.mark.parametrize(
+    "threat, ours, settings, name, theirs, count",
+    [
+        *(pytest.param(*MINIMAL[one], id=one) for one in DAILY),
+        *slow(pytest.param(*case, id=one) for one, case in MINIMAL.items() if one not in DAILY),
+    ],
+)
 def test_minimal_norm_attacks_go_no_farther_than_foolboxs_on_no_more_queries(
     network, threat, ours, settings, name, theirs, count
 ):

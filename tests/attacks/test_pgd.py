@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from attacking import run
 from oracles import TwoPieces, exact_margin, linear_problem, saturated_images, small_cnn
+from slowly import slow
 
 from attacks.contract import ThreatModel
 from attacks.noise import Noise
@@ -74,7 +75,7 @@ def attacks_at(norm, eps):
         yield MIM(threat, 300, eps / 40)
 
 
-@pytest.mark.parametrize("norm", ["Linf", *(pytest.param(norm, marks=pytest.mark.slow) for norm in ("L2", "L1"))])
+@pytest.mark.parametrize("norm", ["Linf", *slow(["L2", "L1"])])
 def test_two_class_margin_is_met_within_one_percent(norm):
     model, x, y = linear_problem(2, (1, 5, 5), 0)
     reachable = 0
@@ -90,7 +91,7 @@ def test_two_class_margin_is_met_within_one_percent(norm):
     assert reachable >= 8
 
 
-@pytest.mark.parametrize("norm", ["Linf", *(pytest.param(norm, marks=pytest.mark.slow) for norm in ("L2", "L1"))])
+@pytest.mark.parametrize("norm", slow(["Linf", "L2", "L1"]))
 def test_many_class_margin_is_met_by_trying_every_target(norm):
     model, x, y = linear_problem(6, (3, 4, 4), 5)
     for image, label in zip(x.split(1), y.split(1), strict=True):
@@ -101,7 +102,7 @@ def test_many_class_margin_is_met_by_trying_every_target(norm):
             assert (model(run(attack, model, image, label)).argmax(1) != label).item() == fooled
 
 
-@pytest.mark.parametrize("norm", ["Linf", *(pytest.param(norm, marks=pytest.mark.slow) for norm in ("L2", "L1"))])
+@pytest.mark.parametrize("norm", slow(["Linf", "L2", "L1"]))
 def test_piecewise_linear_margin_is_met_with_restarts(norm):
     generator = torch.Generator().manual_seed(2)
     weight = torch.randn(2, 16, generator=generator) / 4

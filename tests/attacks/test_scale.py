@@ -8,6 +8,7 @@ import pytest
 import torch
 from attacking import run
 from oracles import saturated_images, small_cnn
+from slowly import slow
 from torch import nn
 
 from attacks.apgd import APGD
@@ -78,7 +79,7 @@ def stand(model, x_adv, x, y, attack):
         return int(((model(x_adv).argmax(1) == y) | ~attack.threat.contains(x, x_adv)).sum())
 
 
-@pytest.mark.parametrize("factor", [1e-30, 1e-24, 1e-6, 1e-3, 1e3, 1e20, 1e30])
+@pytest.mark.parametrize("factor", [1e-30, 1e-6, 1e20, *slow([1e-24, 1e-3, 1e3, 1e30])])
 @pytest.mark.parametrize("name", ATTACKS)
 def test_an_attack_is_as_strong_whatever_the_scale_of_the_logits(name, factor):
     attack, (x, y) = ATTACKS[name], problem()

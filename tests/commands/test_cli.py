@@ -157,6 +157,7 @@ def test_a_cell_that_crashes_is_an_error_and_the_others_are_finished(results, ca
     assert code == 0 and "attacked 1, kept 34" in out and not list(results.rglob("*.error.json"))
 
 
+@pytest.mark.slow
 def test_a_training_that_diverges_is_an_error_row(tmp_path, capsys):
     arguments = ["run", "table2", *QUICK, "--set", "at-digits.schedule.lr=1e30", "--results", tmp_path]
     code, out, err = bench(capsys, *arguments)
@@ -216,6 +217,7 @@ def test_attack_on_a_users_own_model(tmp_path, capsys, monkeypatch):
         assert message in err and len(err.splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_test_images_chose_is_no_number(tmp_path, capsys, monkeypatch):
     """The bug itself: the training is handed the test images as validation images."""
 

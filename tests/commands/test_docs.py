@@ -19,6 +19,7 @@ import pytest
 from own_sets import TEXTS, X, Y
 from pages import PAGES, ROOT, Block, anchors, blocks, links, prose
 from safetensors.torch import save_file
+from slowly import slow
 
 from bench.commands.cli import app, main
 from bench.ledger.folder import Results
@@ -40,6 +41,7 @@ READS = ("list", "report", "attack", "diff", "check")  # what several pages have
 SAID: dict[tuple[str, ...], str] = {}
 REASONS = ("hours", "GPU", "network", "data", "extra", "minutes", "files", "shell", "other machine", "all tests")
 WITH_COMMANDS = [page for page in PAGES if any(block.runs for block in blocks(page))]
+LONG = ("verdicts.md", "commands.md", "settings.md")
 SLOW = [page for page in WITH_COMMANDS if any("slow" in block.marks for block in blocks(page))]
 
 
@@ -142,7 +144,11 @@ def follow(page: Path, place: Path, ids: dict[str, str], capsys: pytest.CaptureF
             said = ""
 
 
-@pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [*(page for page in WITH_COMMANDS if page.name not in LONG), *slow(p for p in WITH_COMMANDS if p.name in LONG)],
+    ids=lambda page: page.name,
+)
 def test_a_page_runs(page, place, run_ids, capsys):
     files_of_data(place)
     follow(page, place, run_ids, capsys, slow=False)

@@ -92,6 +92,7 @@ def test_lists_show_where_a_thing_comes_from(toy, capsys, what, name):
     assert line.endswith("(toy-robust 0.1)")
 
 
+@pytest.mark.slow
 def test_the_contracts_run_on_it_by_the_command_of_the_page(toy):
     (command,) = [line for line in PAGE.splitlines() if line.startswith("python -m pytest -p bench.contracts")]
     quick = "not (one_seed or same_bits or learns)"  # which trainings take, and all of our methods are tried on

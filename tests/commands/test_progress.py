@@ -74,6 +74,7 @@ def test_the_page_has_every_event_and_every_field():
         assert list(documented()[kind]) == [field.name for field in fields(one)]
 
 
+@pytest.mark.slow
 def test_a_run_says_in_json_what_the_page_says(table, capsys, monkeypatch):
     monkeypatch.setattr(Progress, "EVERY", 0.005)
     assert main([*table, "--jobs", "1", "--json"]) == 0
@@ -113,6 +114,7 @@ def _check_the_rest(table: list[str], capsys: pytest.CaptureFixture[str], monkey
     assert (lines[-1]["outcome"], lines[-1]["failed"], lines[-1]["kept"]) == ("failed", 2, 4)
 
 
+@pytest.mark.slow
 def test_two_processes_write_whole_lines(table, capfd):
     """All through the first one, also what the other is at."""
     assert main([*table, "--jobs", "2", "--json"]) == 0

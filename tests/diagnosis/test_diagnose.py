@@ -18,6 +18,7 @@ import torch
 from broken_defences import EPS, digits, planted
 from hand_made import run_record
 from honest_networks import linear
+from slowly import slow
 
 from attacks.contract import ThreatModel
 from bench.commands.cli import main
@@ -54,6 +55,8 @@ FAILS = {  # at least these
     "softmax": {"logits"},
 }
 
+DAILY = ("dead ReLUs", "state", "training mode", "wrong gradient", "no gradient", "softmax")
+
 
 def witness_of(network: torch.nn.Module, images: int = IMAGES, eps: float = EPS) -> Witness:
     """Of a network for digits, at the first test images."""
@@ -84,7 +87,7 @@ def failed(found: dict[str, Finding]) -> set[str]:
     return {name for name, finding in found.items() if finding.verdict == "fail"}
 
 
-@pytest.mark.parametrize("name", broken_defences.BROKEN)
+@pytest.mark.parametrize("name", [*DAILY, *slow(name for name in broken_defences.BROKEN if name not in DAILY)])
 def test_every_planted_defence_is_caught_by_the_checks_that_should(name):
     found = examined(name)
     assert list(found) == list(CHECKS)
@@ -92,6 +95,7 @@ def test_every_planted_defence_is_caught_by_the_checks_that_should(name):
     assert trust_of(found.values()).startswith("masked: ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", broken_defences.HONEST)
 def test_no_honest_network_fails(name):
     found = examined(name)

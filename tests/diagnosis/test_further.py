@@ -11,6 +11,7 @@ import honest_networks
 import pytest
 import torch
 from broken_defences import EPS, base, digits
+from slowly import slow
 from test_diagnose import TINY, examine, failed
 from torch import nn
 
@@ -42,13 +43,13 @@ FAILS = {  # at least these
 }
 
 
-@pytest.mark.parametrize("name", further_defences.FURTHER)
+@pytest.mark.parametrize("name", slow(further_defences.FURTHER))
 def test_every_further_defence_is_caught_by_the_checks_that_should(name):
     found = examine(further_defences.FURTHER[name]().eval())
     assert FAILS[name] <= failed(found), {n: f for n, f in found.items() if n in FAILS[name]}
 
 
-@pytest.mark.parametrize("name", honest_networks.HONEST)
+@pytest.mark.parametrize("name", slow(honest_networks.HONEST))
 def test_no_honest_network_is_doubted(name):
     found = examine(honest_networks.HONEST[name]().eval())
     assert trust_of(found.values()) == "ok", {n: f for n, f in found.items() if f.verdict in ("warn", "fail")}
@@ -114,13 +115,14 @@ def test_a_change_reaches_beyond_twice_the_radius_with_an_attack_added(eps):
     assert set(parts) - set(dict(changed(images, threat, flip=False))) == {"mirrored"}
 
 
+@pytest.mark.slow
 def test_what_was_learned_from_images_like_the_judged_ones_is_not_known_by_heart():
     """150 training images by the hands that wrote the judged ones: the rest of the test set is 36 points harder."""
     found = examine(deepcopy(honest_networks.overfitted()))
     assert found["neighbours"].verdict == "pass", found["neighbours"]
 
 
-@pytest.mark.parametrize("radius, verdict", [(EPS, "fail"), (3 * EPS, "warn")])
+@pytest.mark.parametrize("radius, verdict", [(EPS, "fail"), *slow([(3 * EPS, "warn")])])
 def test_labels_known_by_heart_are_seen_in_any_ball(radius, verdict):
     """An AT network lacks little: what is left is seen, in a ball that holds the changed images too, as a doubt."""
     found = examine(further_defences.Known(base("at"), digits().test, radius).eval())

@@ -249,6 +249,7 @@ def record_of(folder):
     return read_eval(Results(folder), path.parent.name, path.stem)
 
 
+@pytest.mark.slow
 def test_the_command_says_what_the_audit_found_and_keeps_it(factory, tmp_path, capsys):
     arguments = ["attack", factory, "strong-digits", "--eps", "0.002", "--images", "40", "--results", str(tmp_path)]
     assert main([*arguments, "--audit", "1"]) == 0

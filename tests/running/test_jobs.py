@@ -70,6 +70,7 @@ def in_first_batch(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> 
     monkeypatch.setattr(AT, "batch_loss", batch_loss)
 
 
+@pytest.mark.slow
 def test_a_helper_does_the_other_half(folder, whole, monkeypatch, capfd):
     """This process stays in its first batch until all of the other training is there, which only a helper can do."""
     evals = folder / "results" / "evals"
@@ -145,6 +146,7 @@ def read(path: Path) -> str:
     return ""
 
 
+@pytest.mark.slow
 def test_a_student_waits_for_a_teacher_that_another_process_trains(tmp_path):
     """It was an error once: "its teacher is not there"."""
     spec = tmp_path / "student.toml"

@@ -245,6 +245,7 @@ def test_a_missing_teacher_is_trained_once_and_first_and_is_in_the_record(tmp_pa
     assert not [line for line in table(tmp_path).describe() if "train " in line]
 
 
+@pytest.mark.slow
 def test_a_teacher_that_is_gone_is_trained_again_only_where_a_student_is_missing(tmp_path):
     job = table(tmp_path)
     job.execute(Progress(quiet=True))
@@ -263,6 +264,7 @@ def test_students_of_a_teacher_that_failed_are_errors_with_that_reason(tmp_path)
     assert all("its teacher at-digits-" in failure for failure in summary.failures[1:])
 
 
+@pytest.mark.slow
 def test_the_train_command_trains_the_teacher_first_and_a_mixed_cohort(tmp_path, capsys):
     settings = [part for one in SHORT for part in ("--set", one)]
     assert main(["train", "dd-digits", *settings, "--results", str(tmp_path)]) == 0

@@ -15,6 +15,7 @@ import pytest
 import torch
 from scipy.io import savemat
 from shards import pictures, write_shards
+from slowly import slow
 
 from bench.ground.config import UserError
 from bench.subjects import data
@@ -209,7 +210,7 @@ def test_nothing_there_and_no_network_says_what_to_do(tmp_path, monkeypatch):
         data.load("cifar10", tmp_path)
 
 
-@pytest.mark.parametrize("first", ["import bench", "import torch, bench", "import bench.ground.config"])
+@pytest.mark.parametrize("first", ["import bench", *slow(["import torch, bench", "import bench.ground.config"])])
 def test_whoever_imports_torchvision_after_the_bench_gets_one_that_works(first):
     code = f"{first}; import torchvision.models, timm; torchvision.models.resnet18"
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT).returncode == 0

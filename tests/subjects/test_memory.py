@@ -63,6 +63,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_images_of_a_file(tmp_path):
     """Twenty are picked and all are hashed; the larger file alone has 234 MiB, and as floats four times as many."""
     for count in (5_000, 20_000):
@@ -93,6 +94,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.g
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
 def test_memory_that_is_freed_is_not_taken_from_the_kernel_again():
     # Left alone, glibc keeps or gives back by what else lies on the heap; this tells it to give back whatever is freed.

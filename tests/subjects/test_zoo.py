@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from shards import write_shards
+from slowly import slow
 
 from bench.commands.cli import main
 from bench.ground.config import UserError
@@ -38,7 +39,7 @@ CHECKPOINTS = [
 ]
 
 
-@pytest.mark.parametrize("called, arch, statistics", CHECKPOINTS)
+@pytest.mark.parametrize("called, arch, statistics", [CHECKPOINTS[0], *slow(CHECKPOINTS[1:])])
 def test_a_checkpoint_made_here_goes_in_and_comes_out_the_same(tmp_path, monkeypatch, capsys, called, arch, statistics):
     monkeypatch.chdir(tmp_path)
     write_shards(tmp_path / "data" / "cifar10", "cifar10", "train", 1)

@@ -74,6 +74,7 @@ def test_a_training_whose_learning_rate_kills_it_is_named():
     assert len(result.health[0]) == 1 and result.health[0][0].startswith("collapsed: "), result.history
 
 
+@pytest.mark.slow
 def test_training_with_one_long_step_overfits_catastrophically():
     result = digits("resnet8", eps=0.3, lr=0.1, kind="cyclic", epochs=15, count=800)
     assert [words.partition(" in ")[0] for words in result.health[0]] == ["catastrophic overfitting"], result.history

@@ -100,6 +100,7 @@ def test_a_checkpoint_is_not_continued_with_other_rounding(tmp_path: Path):
         train("at", SCHEDULE, checkpoint=path, identity="a")
 
 
+@pytest.mark.slow
 def test_without_a_compiler_it_runs_as_it_is_and_says_so():
     code = (
         "import torch; from trainers.passes import passes_for; "
