@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -266,6 +267,14 @@ def test_networks_travel_in_parts_and_are_registered_elsewhere(tmp_path: Path, m
         parcel.join(folders, there)
     with pytest.raises(UserError, match=r"--part 3: .* has parts 1 to 2"):
         parcel.carry(one.results, name, tmp_path, 3)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../x.json", "runs/../../x.json", "runs"])
+def test_what_would_lie_outside_of_the_results_is_refused(name):
+    member = tarfile.TarInfo(name)
+    member.type = tarfile.DIRTYPE if name == "runs" else tarfile.REGTYPE
+    with pytest.raises(UserError, match="is no file inside a results folder"):
+        parcel._inside(member, Path("manifest.json"))
 
 
 # --- a part of a data set ------------------------------------------------------------------------------------------

@@ -226,6 +226,7 @@ SMALL = ["--set", "*-digits.schedule.epochs=1", "--set", "*-digits.inner.steps=1
 HIDDEN = {  # what differs from machine to machine, and what the page has instead
     r"at-digits-cnn-small-s0-[0-9a-f]{8}": "TRAINING",
     r"[0-9a-f]{12}\.\.\.": "HASH",
+    r"\bit-[0-9a-f]{8}\b": "it-HASH",
     r"no whole JSON \(.*\);": "no whole JSON (PLACE);",
     r"cannot be used here \(.*\);": "cannot be used here (REASON);",
 }
