@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trainers.act import ACT
+from trainers.adaad import AdaAD
 from trainers.alp import ALP
 from trainers.ard import ARD
 from trainers.at import AT
@@ -11,12 +12,16 @@ from trainers.at_multi import ATMSD, ATAvg, ATMax
 from trainers.cat import CAT
 from trainers.dd import DD
 from trainers.dml import DML
+from trainers.igdm import IGDM
+from trainers.lbgat import LBGAT
 from trainers.mart import MART
 from trainers.mat import MAT
 from trainers.mat_mp import MATMP
 from trainers.mat_offline import MATOffline
 from trainers.natural import Natural
+from trainers.peeraid import PeerAiD
 from trainers.regmix import RegMix
+from trainers.rslad import RSLAD
 from trainers.trades import TRADES
 
 TRAINERS = {
@@ -28,6 +33,11 @@ TRAINERS = {
     "mart": MART,
     "dd": DD,
     "ard": ARD,
+    "rslad": RSLAD,
+    "adaad": AdaAD,
+    "igdm": IGDM,
+    "peeraid": PeerAiD,
+    "lbgat": LBGAT,
     "act": ACT,
     "dml": DML,
     "mat": MAT,

@@ -20,7 +20,7 @@ from attacks.model import ModelError
 from attacks.noise import Noise
 from attacks.pgd import PGD, Start, ascend, start_point
 from attacks.target import Precision, Target
-from trainers.network import Mode, called, in_mode, masked_words, masks
+from trainers.network import Beside, Mode, called, in_mode, masked_words, masks
 from trainers.passes import Passes
 
 T = TypeVar("T")
@@ -126,6 +126,7 @@ class Cohort:
         self.label_smoothing = label_smoothing
         self.noise = Noise(0, torch.arange(0))  # the loop sets each batch's own
         self.round = 0  # counted by the loop where a method has several `rounds`
+        self.progress = 1.0  # epoch / epochs, in (0, 1]: set by the loop
         self.forward_passes = 0
         self.backward_passes = 0
         self._masked: dict[str, Tensor] = {}  # who -> bool on the device: no GPU is waited for before it is read
@@ -163,6 +164,31 @@ class Cohort:
 
         return self.craft(n, len(x), inner.bn, ascent)
 
+    def attack_beside_teacher(self, n: int, x: Tensor, inner: Inner, loss: Loss) -> Tensor:
+        """x_adv [B, C, H, W] against network n and the frozen teacher, both asked on it: ascends `loss(logits of n, logits
+        of the teacher)`, differentiated through both. The rest as in `attack`.
+        """
+
+        def make() -> Tensor:
+            pair, noise = [self.networks[n], self._teacher], self.noise_of(n)
+            with in_mode(pair[0], inner.bn), in_mode(pair[1], "eval"):
+                quick = Beside([self.passes.frozen(network) for network in pair])
+                target = Target(Beside(pair), len(x), self.precision, allow_training=True, quick=quick)
+                x_adv = ascend(
+                    inner.pgd(inner.steps),
+                    target,
+                    x,
+                    noise.ids,
+                    lambda logits, _: loss(*logits.chunk(2, 1)),
+                    noise.ids,
+                    noise,
+                )[0]
+            self.forward_passes += len(pair) * target.forward_passes
+            self.backward_passes += len(pair) * target.backward_passes
+            return x_adv
+
+        return self.once(make)
+
     def craft(self, n: int, batch: int, mode: Mode, attack: Callable[[Target], Tensor]) -> Tensor:
         """What an attack makes of network n in that mode, in batches of that many images; passes are counted."""
 
@@ -194,8 +220,12 @@ class Cohort:
 
     def taught(self, x: Tensor) -> Tensor:
         """The frozen teacher on x [B, C, H, W], in evaluation mode -> logits [B, K] float32, a constant."""
+        return self._forward(self._teacher, "the teacher", x, "eval", grad=False)
+
+    @property
+    def _teacher(self) -> nn.Module:
         (teacher,) = self.teachers
-        return self._forward(teacher, "the teacher", x, "eval", grad=False)
+        return teacher
 
     def check_masks(self) -> None:
         """Raises ModelError where a network, so far, has returned -inf for a class: see `trainers.network.masks`."""

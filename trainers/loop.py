@@ -207,6 +207,7 @@ class _Run:
         """The batches of an epoch that are not done yet; `partial` is kept up to date."""
         schedule = self.schedule
         cohort = Cohort(self.networks, schedule.precision, schedule.label_smoothing, self.teachers, self.passes)
+        cohort.progress = epoch / schedule.epochs
         cohort.forward_passes, cohort.backward_passes = partial.forward_passes, partial.backward_passes
         generator = torch.Generator().manual_seed(derive_seed("order", self.seed, epoch))
         order = torch.randperm(len(self.train.x), generator=generator).to(self.train.x.device)

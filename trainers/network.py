@@ -48,6 +48,19 @@ def _check(out: Any, images: int, who: str, network: nn.Module) -> None:
         )
 
 
+class Beside(nn.Module):
+    """Networks side by side, as an attack on all of them sees them: x [B, C, H, W] -> their logits [B, K] in one row,
+    each from a copy of x. They keep their modes.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([network(x.clone()) for network in self.networks], 1)
+
+
 @contextmanager
 def in_mode(network: nn.Module, mode: Mode) -> Iterator[None]:
     """The network in training or evaluation mode, and as it was afterwards."""
