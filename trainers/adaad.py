@@ -1,5 +1,5 @@
-"""AdaAD, adaptive adversarial distillation: Huang, Chen, Wang, Shen et al., CVPR 2023, "Boosting Accuracy and Robustness
-of Student Models via Adaptive Adversarial Distillation".
+"""AdaAD, adaptive adversarial distillation: Huang et al., CVPR 2023, "Boosting Accuracy and Robustness of Student
+Models via Adaptive Adversarial Distillation".
 
 The teacher is asked on x' too: the attack seeks the image on which the two disagree most, and the student learns the
 teacher's answer to that. No label is seen. The formulas are those of the authors' code

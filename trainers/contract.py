@@ -165,8 +165,8 @@ class Cohort:
         return self.craft(n, len(x), inner.bn, ascent)
 
     def attack_beside_teacher(self, n: int, x: Tensor, inner: Inner, loss: Loss) -> Tensor:
-        """x_adv [B, C, H, W] against network n and the frozen teacher, both asked on it: ascends `loss(logits of n, logits
-        of the teacher)`, differentiated through both. The rest as in `attack`.
+        """x_adv [B, C, H, W] against network n and the frozen teacher, both asked on it: ascends `loss(logits of n,
+        logits of the teacher)`, differentiated through both. The rest as in `attack`.
         """
 
         def make() -> Tensor:

@@ -26,7 +26,8 @@ class LBGAT:
 
     Network 0 is f, network 1 is g. MSE: the mean over images and classes, with a gradient in both networks. x' is
     against f and maximises KL(p_f(x) || p_f(x')), which has no gradient at x' = x, so a start of "none" is refused.
-    beta >= 0: the code's default is 6 (CIFAR-100); its released networks for CIFAR-10 are named LBGAT0. Raises ValueError.
+    beta >= 0: the code's default is 6 (CIFAR-100); its released networks for CIFAR-10 are named LBGAT0. Raises
+    ValueError.
     """
 
     inner: Inner

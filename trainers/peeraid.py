@@ -1,4 +1,4 @@
-"""PeerAiD: Jung, Jang, Song, Lee, CVPR 2024, https://arxiv.org/abs/2403.06668: a peer that is trained beside the student.
+"""PeerAiD, a peer that is trained beside the student: Jung et al., CVPR 2024, https://arxiv.org/abs/2403.06668.
 
 Of MAT's family the one in which the teacher does not defend itself: it learns the student's adversarial images, and the
 student learns from it on them. The formulas are those of the authors' code (https://github.com/jaewonalive/PeerAiD, and
@@ -26,10 +26,10 @@ class PeerAiD:
     """Student S: min lambda1 CE(S(x'), y) + T^2 [lambda2 KL(p_P(x') || p_S(x')) + lambda3 KL(p_S(x) || p_S(x'))];
     peer P: min gamma1 CE(P(x'), y) + gamma2 KL(p_S(x') || p_P(x')).
 
-    Network 0 is the student, network 1 the peer, whose best epoch is that of the highest clean accuracy: nothing makes it
-    withstand attacks on itself. x' is against the student and maximises KL(p_P(x) || p_S(x')), the peer in evaluation
-    mode. temperature: T > 0 of the student's KL divergences alone. gamma1 to lambda3 >= 0: of the script. In the
-    student's loss the peer is a constant; teacher_grad: "flow" differentiates the other two KL through their first
+    Network 0 is the student, network 1 the peer, whose best epoch is that of the highest clean accuracy: nothing makes
+    it withstand attacks on itself. x' is against the student and maximises KL(p_P(x) || p_S(x')), the peer in
+    evaluation mode. temperature: T > 0 of the student's KL divergences alone. gamma1 to lambda3 >= 0: of the script. In
+    the student's loss the peer is a constant; teacher_grad: "flow" differentiates the other two KL through their first
     argument too, as the code does; "detach" holds it constant. reduction: "mean" also divides each KL by the number of
     classes, as the code does, whose weights stand beside a cross-entropy. Raises ValueError.
     """

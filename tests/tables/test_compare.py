@@ -295,4 +295,4 @@ def test_the_tables_are_tested_against_adversarial_training():
 
     specs = {name: load_spec(name) for name in list_specs()}
     with_baseline = {name for name, spec in specs.items() if spec.baseline == "AT"}
-    assert with_baseline == {"table2", "table3", "cat", "regmix", "full", "figure2", "like-for-like"}
+    assert with_baseline == {"table2", "table3", "cat", "regmix", "full", "figure2", "like-for-like", "distillation"}

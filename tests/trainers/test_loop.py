@@ -146,6 +146,9 @@ def test_learning_rates_are_the_schedule():
         (["at-rice", "trades-rice", "act-rice", "cat-rice"], [101, 151]),  # these three count from 0
         (["at-pang", "regmix-paper", "regmix-fast-paper", "regmix-paper-cifar100"], [101, 106]),
         (["ard-code"], [101]),
+        (["rslad-code"], [216, 261, 286]),  # after epochs 215, 260, 285
+        (["adaad-code", "igdm-code"], [101, 151]),
+        (["lbgat-code"], [76, 91]),
         (["cat-paper", "cat-alp-paper", "cat-paper-wrn", "cat-alp-paper-wrn", "cat-paper-cifar100"], [100, 150]),
         (["at-paper", "mat-paper", "mart-code", "at-avg-sequential-paper"], [75, 90, 100]),
         (["trades-code"], [75]),
