@@ -2,10 +2,10 @@
 
 A student whose logits change from x - d to x + d as its teacher's do has, to first order, the teacher's gradients in
 the image. The formulas are those of the authors' later code (https://github.com/HongsinLee/saad, igdm.py); of the paper
-only the abstract was read. There the weight of the new term rises with the epoch, alpha epoch / 200 in 200 epochs; alpha
-is 1 for CIFAR-10 and 10 for CIFAR-100 in that code's comments, and the paper's own was not seen. It calls the attack
-with a step of 8/255 in a radius of 2/255 (so it does for AdaAD, and not for its own SAAD); ours has those of the recipe.
-x - d is not clipped to the range of images, as there.
+only the abstract was read. There the weight of the new term rises with the epoch, alpha epoch / 200 in 200 epochs;
+alpha is 1 for CIFAR-10 and 10 for CIFAR-100 in that code's comments, and the paper's own was not seen. It calls the
+attack with a step of 8/255 in a radius of 2/255 (so it does for AdaAD, and not for its own SAAD); ours has those of the
+recipe. x - d is not clipped to the range of images, as there.
 """
 
 from __future__ import annotations
