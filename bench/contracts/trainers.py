@@ -164,11 +164,11 @@ def is_made_again_from_its_settings(trainer: Trainer) -> None:
     )
 
 
-def learns(trainer: Trainer, least: float = 0.75) -> None:
+def learns(trainer: Trainer, least: float = 0.75, lr: float = 0.02) -> None:
     """Two classes that lie far apart, in 8 epochs: the loss falls, and `least` are right under small attacks."""
     promise, advice = "a method learns what is easy", "look at the sign and the size of its loss"
     try:
-        _, result = train(trainer, Schedule(epochs=8, batch_size=16, lr=0.02, validation_steps=2, augment=False))
+        _, result = train(trainer, Schedule(epochs=8, batch_size=16, lr=lr, validation_steps=2, augment=False))
     except TrainingError as error:
         raise Broken(f"promised: {promise}. But {error}; {advice}") from error
     first, last = result.history[0].loss, result.history[-1].loss

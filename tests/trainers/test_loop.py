@@ -39,7 +39,7 @@ def test_a_method_keeps_its_promises(law, name):
 
 @pytest.mark.parametrize("name", sorted(TRAINERS))
 def test_every_method_learns_a_separable_problem(name):
-    learns(method(name), least=0.9)
+    learns(method(name), least=0.9, lr=0.005 if name == "lbgat" else 0.02)  # squares of logits kill ReLUs at 0.02
 
 
 CATALOG = Catalog()
