@@ -25,6 +25,7 @@ from trainers.natural import Natural
 from trainers.schedule import Schedule
 
 SCHEDULE = Schedule(epochs=4, batch_size=16, lr=0.02, validation_steps=2)
+EASY = Schedule(epochs=8, batch_size=16, lr=0.02, validation_steps=2, augment=False)
 COUNT, CLASSES = 6, 4  # of one batch
 CODE = (".py", ".pyc", ".so", ".pyd")  # files that are opened to import something
 _opened: list[str] | None = None
@@ -164,11 +165,11 @@ def is_made_again_from_its_settings(trainer: Trainer) -> None:
     )
 
 
-def learns(trainer: Trainer, least: float = 0.75, lr: float = 0.02) -> None:
-    """Two classes that lie far apart, in 8 epochs: the loss falls, and `least` are right under small attacks."""
+def learns(trainer: Trainer, least: float = 0.75, schedule: Schedule = EASY) -> None:
+    """Two classes that lie far apart: the loss falls, and `least` are right under small attacks."""
     promise, advice = "a method learns what is easy", "look at the sign and the size of its loss"
     try:
-        _, result = train(trainer, Schedule(epochs=8, batch_size=16, lr=lr, validation_steps=2, augment=False))
+        _, result = train(trainer, schedule)
     except TrainingError as error:
         raise Broken(f"promised: {promise}. But {error}; {advice}") from error
     first, last = result.history[0].loss, result.history[-1].loss
@@ -176,7 +177,7 @@ def learns(trainer: Trainer, least: float = 0.75, lr: float = 0.02) -> None:
     require(
         last < first and all(share > least for share in robust),
         promise,
-        f"after 8 epochs the loss went from {first:.3g} to {last:.3g}, and of validation images under attack "
+        f"after {schedule.epochs} epochs the loss went from {first:.3g} to {last:.3g}, and of validation images under attack "
         f"{', '.join(f'{share:.0%}' for share in robust)} are right; {advice}",
     )
 
