@@ -177,8 +177,8 @@ def learns(trainer: Trainer, least: float = 0.75, schedule: Schedule = EASY) -> 
     require(
         last < first and all(share > least for share in robust),
         promise,
-        f"after {schedule.epochs} epochs the loss went from {first:.3g} to {last:.3g}, and of validation images under attack "
-        f"{', '.join(f'{share:.0%}' for share in robust)} are right; {advice}",
+        f"after {schedule.epochs} epochs the loss went from {first:.3g} to {last:.3g}, and of validation images under "
+        f"attack {', '.join(f'{share:.0%}' for share in robust)} are right; {advice}",
     )
 
 
