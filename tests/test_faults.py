@@ -244,6 +244,7 @@ def small_files() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_written_is_a_sentence(folder):
     code, output = run(folder, before=small_files).wait()
     assert code == 2 and re.search(r"cannot write .*File too large", one_sentence(output))

@@ -181,6 +181,7 @@ KEYS = st.sampled_from(
 WORDS = st.one_of(VALUES.map(lambda value: json.dumps(value)), st.text(max_size=20), st.just("9" * 5000))
 
 
+@pytest.mark.slow
 @fuzz(change=damage())
 def test_configs(change: Callable[[bytes], bytes]) -> None:
     """A user's own recipes: every one of them can be asked for."""
@@ -208,6 +209,7 @@ def test_sections_hold_tables(text: str) -> None:
         Catalog(scratch("own.toml", text.encode()))
 
 
+@pytest.mark.slow
 @fuzz(
     value=VALUES,
     recipe=st.booleans(),
@@ -229,6 +231,7 @@ def test_config_values(value: Any, recipe: bool, key: str) -> None:
     outcome(work)
 
 
+@pytest.mark.slow
 @fuzz(name=NAMES, key=KEYS, text=WORDS, whole=st.none() | st.text(max_size=20))
 def test_assignments(name: str, key: str, text: str, whole: str | None) -> None:
     assignment = f"{name}.{key}={text}" if whole is None else whole

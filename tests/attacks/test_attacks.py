@@ -89,7 +89,7 @@ SETTINGS = {
     ],
     "pyautoattack": [{"threat": ThreatModel(norm, eps)} for norm, eps in (("Linf", 0.05), ("L2", 1.0), ("L1", 10.0))],
 }
-LONG = ("strong", "foolbox", "pyautoattack")  # of these the first is enough for every day
+LONG = ("strong", "foolbox", "pyautoattack", "pointwise")  # of these the first is enough for every day
 EVERY = [
     (name, index, pytest.param(ATTACKS[name](**settings), id=f"{name}-{index}"))
     for name in ATTACKS

@@ -198,6 +198,7 @@ def test_an_image_leaves_when_its_steps_are_too_short_to_matter():
     assert (passes < 3000).all() and len(passes.unique()) > 1
 
 
+@pytest.mark.slow
 def test_an_image_does_not_see_the_others():
     model = small_cnn().double()
     x = saturated_images(10, (3, 12, 12), 3).double()

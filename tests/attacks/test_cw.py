@@ -145,6 +145,7 @@ def test_results_do_not_depend_on_batch_size_or_order():
     assert torch.equal(first, run(attack, model, x, y, 1000))
 
 
+@pytest.mark.slow
 def test_the_margin_never_falls_and_restarts_only_add():
     model, x, y = problem()
     clean = margin(model(x), y)

@@ -67,6 +67,7 @@ def test_json_and_words_say_the_same(model, capsys):
     assert re.search(r"robust accuracy after fgsm-digits: ([\d.]+)%", words).group(1) == f"{100 * robust:.2f}"
 
 
+@pytest.mark.slow
 def test_a_diagnosis_as_json_is_its_record(model, capsys):
     code = main(["diagnose", *model, "--eps", "0.1", "--images", "20"])
     told = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)

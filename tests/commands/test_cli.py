@@ -113,6 +113,7 @@ def test_a_column_that_is_there_or_of_no_attack_is_refused(attack, message, tmp_
     assert code == 2 and message in err
 
 
+@pytest.mark.slow
 def test_the_last_epochs_are_a_table_of_their_own_and_train_nothing_again(results, capsys):
     code, out, _ = bench(capsys, "run", "table2", *QUICK, "--last", "--results", results)
     assert code == 0 and "trained 0, attacked 35, kept 0" in out and "(last epochs)" in out
@@ -260,6 +261,7 @@ def test_a_damaged_checkpoint_is_a_sentence(tmp_path, capsys):
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_registered_beside_its_networks_and_attacked_as_one(tmp_path, capsys):
     (tmp_path / "t.toml").write_text(
         'title = "t"\nsource = "s"\nreference = ""\n'

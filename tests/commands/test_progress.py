@@ -124,6 +124,7 @@ def test_two_processes_write_whole_lines(table, capfd):
     assert len(trained) == len(set(trained)) == 2
 
 
+@pytest.mark.slow
 def test_a_training_writes_its_curves(tmp_path, capsys):
     pytest.importorskip("tensorboard")
     from bench.ground.scalars import _steps

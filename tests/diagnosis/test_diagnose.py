@@ -248,6 +248,7 @@ def test_a_gap_that_noise_makes_is_no_failure():
     assert verdicts.count("pass") >= 0.98 * len(verdicts)
 
 
+@pytest.mark.slow
 def test_pgd_in_l1_is_not_weaker_than_one_step():
     """On 64 values. With 5 to 20 of them a step, as on CIFAR-10, FGSM alone breaks images: honest ones are doubted."""
     threat, effort = ThreatModel("L1", 1.25), replace(TINY, steps=50)

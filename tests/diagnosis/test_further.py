@@ -122,6 +122,7 @@ def test_what_was_learned_from_images_like_the_judged_ones_is_not_known_by_heart
     assert found["neighbours"].verdict == "pass", found["neighbours"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("radius, verdict", [(EPS, "fail"), *slow([(3 * EPS, "warn")])])
 def test_labels_known_by_heart_are_seen_in_any_ball(radius, verdict):
     """An AT network lacks little: what is left is seen, in a ball that holds the changed images too, as a doubt."""

@@ -209,6 +209,7 @@ def test_a_table_of_transfers_crafts_once_a_source_and_only_what_is_missing(tmp_
             assert source == Source(cell.source_run_id, read_run(again.results, cell.source_run_id).weights_sha256)
 
 
+@pytest.mark.slow
 def test_few_crafted_sets_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, "CRAFTED_KEPT", 2)
     job = table4(tmp_path)

@@ -180,6 +180,7 @@ def test_kept_images_are_those_that_fool_and_are_what_is_judged(results: Results
     assert len(found.mismatches) == len(kept) and all("distance" in one for one in found.mismatches)
 
 
+@pytest.mark.slow
 def test_kept_images_that_were_altered_lost_or_are_others_are_told(
     results: Results, capsys: pytest.CaptureFixture[str]
 ):
@@ -207,6 +208,7 @@ def test_an_image_outside_the_box_is_a_mismatch(results: Results):
     assert found.mismatches and all("leaves [0, 1]" in one for one in found.mismatches)
 
 
+@pytest.mark.slow
 def test_a_kept_image_outside_every_ball_of_its_attack_is_a_mismatch(results: Results):
     """Another image of the class that was predicted, distances and all: only the balls of MSD tell."""
     run_id = list_runs(results)[0]

@@ -56,6 +56,7 @@ def test_a_minimal_norm_part_counts_inside_the_radius_only():
     assert threat.contains(x, x_adv).all()
 
 
+@pytest.mark.slow
 def test_msd_ends_in_one_of_its_balls_and_breaks_what_any_of_them_allows():
     model, x, y = linear_problem(2, (1, 5, 5), 0)
     model, x = model.double(), x.double()

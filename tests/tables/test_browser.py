@@ -70,6 +70,7 @@ def labels(page: Any) -> list[str]:
     return list(page.locator("table[data-table] tbody tr:not([hidden]) th").all_inner_texts())
 
 
+@pytest.mark.slow
 def test_it_loads_from_a_file_and_draws_every_chart(page: Any):
     assert page.locator(".live svg").count() == 7 and page.locator("h1").inner_text() == "Robustness of A & B"
     assert page.locator(".still").first.is_hidden() and page.locator("#records").is_hidden()
