@@ -168,13 +168,16 @@ def _options(seeds: Sequence[int] | None, results: Folder, changes: dict[str, An
     known = given.known(changes, Changes)
     about = {name: known.pop(name) for name in list(known) if name not in _OPTIONS}
     also = known.pop("also", ())
+    also = (also,) if isinstance(also, str) else also
+    if not isinstance(also, (list, tuple)) or not all(isinstance(name, str) for name in also):
+        raise UserError(f"also = {also!r}; give the name of an attack, or a list of names")
     run = {field.name: about[field.name] for field in fields(Arrangement) if field.name in about}
     return Options(
         Results(Path(results)),
         seeds=None if seeds is None else tuple(seeds),
         arrangement=Arrangement(**run),
         reading=given.reading_of(about),
-        also=(also,) if isinstance(also, str) else tuple(also),
+        also=tuple(also),
         assignments=given.assignments_of(about.get("settings")),
         **known,
     )

@@ -34,6 +34,7 @@ def call(model=NET, x=X, y=Y, attacks="pgd-20", norm="Linf", eps=0.03, **more):
 
 
 MISTAKES = {
+    "a column of no name": (lambda: bench.run("table2", also=5), "also = 5; give the name of an attack"),
     "range": (call(x=2 * X), "outside [0, 1]; divide bytes by 255"),
     "negative": (call(x=X - 1), "outside [0, 1]"),
     "NaN": (call(x=NAN), "1 of 6 images hold NaN"),
