@@ -5,8 +5,8 @@
 
 Random images, no augmentation, no validation: the loop's own step. All take turns in one run; medians of seconds a step
 are printed, and ratios turn by turn. "bare" makes the passes of a step (to the image in evaluation mode, to the weights
-in training mode) and the optimiser's steps, and nothing else: as they are, and with all levers. The other checkout runs
-in a process of its own that waits while others are at work.
+in training mode) and the optimiser's steps, and nothing else: as they are, and with all levers (bf16 among them where
+this CPU has it). The other checkout runs in a process of its own that waits while others are at work.
 """
 
 from __future__ import annotations
@@ -51,6 +51,12 @@ def main() -> None:
     keep_freed_memory()
     if options.worker:
         return work(options.worker, options)
+    from benchmarks.gpu.ceilings import why_not_bf16
+
+    reason = why_not_bf16(torch.device("cpu"))
+    options.bf16 = not reason
+    if reason:
+        print(f"without bf16: {reason}")
     print(
         f"{options.arch}, batches of {options.batch}, K = {options.inner}, {torch.get_num_threads()} threads",
         flush=True,
@@ -62,15 +68,16 @@ def main() -> None:
 
 def measured(method: str, options: argparse.Namespace, every_lever: bool) -> dict[str, list[float]]:
     """Seconds of each contender: the first time, then the turns."""
-    from benchmarks.gpu.steps import LEVERS, Contender
+    from benchmarks.gpu.steps import Contender, each_lever
 
     images, device = some(options.batch * options.steps), torch.device("cpu")
+    levers = each_lever(options.bf16)
     steps: dict[str, Step] = {}
     if options.before:
         steps["before"] = elsewhere(method, options)
-    wanted = options.levers.split(",")
+    wanted = [name for name in options.levers.split(",") if options.bf16 or name != "bf16"]
     for name in wanted if every_lever else [name for name in ("none", "all") if name in wanted]:
-        one = Contender(method, options.arch, options.batch, options.inner, images, LEVERS[name], device)
+        one = Contender(method, options.arch, options.batch, options.inner, images, levers[name], device)
         one.run.augment = None
         steps[name] = one.take_turn
     for name in ("bare", "bare, all") if "all" in wanted else ("bare",):
@@ -106,8 +113,8 @@ def table(method: str, seconds: dict[str, list[float]], steps: int) -> None:
 
 
 def bare(method: str, options: argparse.Namespace, images: Split, levers: bool) -> Step:
-    """The passes of a step of that method and nothing else; levers: channels last, compiled, bf16."""
-    from benchmarks.gpu.steps import LEVERS, LeveredPasses, recipe_of
+    """The passes of a step of that method and nothing else; levers: all of them."""
+    from benchmarks.gpu.steps import LeveredPasses, each_lever, recipe_of
     from benchmarks.train_speed import counted
 
     recipe = recipe_of(method, options.inner, options.batch, "float32")
@@ -115,8 +122,9 @@ def bare(method: str, options: argparse.Namespace, images: Split, levers: bool) 
     each = {kind: round(count / options.batch) for kind, count in counts.items()}
     network = models.create(options.arch, SHAPE, CLASSES, 0)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, fused=True)
-    passes = LeveredPasses(LEVERS["all" if levers else "none"], options.batch)
+    passes = LeveredPasses(each_lever(options.bf16)["all" if levers else "none"], options.batch)
     passes.arrange([network])
+    mixed = levers and options.bf16
 
     def run() -> None:
         for x, y in zip(images.x.split(options.batch), images.y.split(options.batch), strict=True):
@@ -124,16 +132,16 @@ def bare(method: str, options: argparse.Namespace, images: Split, levers: bool) 
             network.eval()
             for _ in range(each.get("attack", 0)):
                 variable = laid.detach().requires_grad_(True)
-                with torch.autocast("cpu", torch.bfloat16, enabled=levers):
+                with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
                     logits = passes(network, variable, frozen=True)
                 torch.autograd.grad(F.cross_entropy(logits.float(), y, reduction="sum"), variable)
             network.train()
             for _ in range(each.get("forward", 0)):
-                with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=levers):
+                with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=mixed):
                     passes(network, laid)
             for _ in range(each.get("training", 0)):
                 optimizer.zero_grad(set_to_none=True)
-                with torch.autocast("cpu", torch.bfloat16, enabled=levers):
+                with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
                     logits = passes(network, laid)
                 F.cross_entropy(logits.float(), y).backward()
             for _ in range(recipe.trainer.members * rounds_of(recipe.trainer)):

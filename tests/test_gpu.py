@@ -343,15 +343,19 @@ def test_the_measurement_needs_no_library_and_no_compiler_and_prints_one_table(s
     found = [json.loads(line) for line in (tmp_path / "out" / "figures.jsonl").read_text().splitlines()]
     assert all(line["device"].startswith("cpu") and line["torch"] and line["date"] for line in found)
     by = {(line["section"].partition(",")[0], line["row"]): line for line in found}
-    assert by["ceiling", "copy"]["bytes_per_second"] and by["ceiling", "bf16 matrix product"]["operations_per_second"]
-    for name in ("AT, none", "AT, channels last", "AT, bf16", "AT, not compiled", "TRADES, not compiled"):
+    has_bf16 = ("ceiling", "bf16 matrix product") in by
+    product = by["ceiling", "bf16 matrix product" if has_bf16 else "float32 matrix product"]
+    assert by["ceiling", "copy"]["bytes_per_second"] and product["operations_per_second"]
+    for name in ("AT, none", "AT, channels last", "AT, not compiled", "TRADES, not compiled"):
         assert by["s an epoch", name]["seconds_per_epoch"] > 0 and 0 < by["s an epoch", name]["share_of_product"]
+    for row in (by["s an epoch", "AT, bf16"], by["PGD-2", "ours, bf16 gradients"]):
+        assert "seconds_per_epoch" in row or "seconds" in row if has_bf16 else "slower than float32" in row["note"]
     assert by["s an epoch", "AT, compiled"]["note"].startswith("no compiler here")
     assert by["s an epoch", "AT, all, CUDA graphs"]["note"] == "only on a GPU"
     for library in ("foolbox", "torchattacks"):
         assert by["PGD-2", library]["value"] == "not installed"
     assert by["PGD-2", "ours, compiled"]["note"].startswith("no compiler here")
-    assert 0 <= by["PGD-2", "ours"]["robust_accuracy"] <= 1 and by["AutoAttack", "ours, bf16 gradients"]["seconds"] > 0
+    assert 0 <= by["PGD-2", "ours"]["robust_accuracy"] <= 1 and by["AutoAttack", "ours"]["seconds"] > 0
 
 
 def test_cuda_graphs_are_asked_for_while_code_is_compiled_and_those_left_out_are_counted(monkeypatch):
@@ -381,15 +385,46 @@ def test_operations_are_those_of_the_passes():
     assert steps.operations("mat", "cnn-a", 10) == network_a * 2 * (2 * 10 + 3 * 2)
 
 
-def measurement(tmp_path: Path, shards: Path, seconds: float) -> tuple[measure.Measurement, measure.Log]:
+def measurement(
+    tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch, slower: str = ""
+) -> tuple[measure.Measurement, measure.Log]:
+    """On a CPU without a compiler whose bf16 is slower than float32 for that reason, or has none to be so."""
+    monkeypatch.setattr(measure.ceilings, "why_not_bf16", lambda device: slower)
+    monkeypatch.setattr(measure, "no_compiler", lambda device: "none here")
     log = measure.Log(tmp_path / "out", {"device": "cpu"})
     dataset, cpu = images.load("cifar10", shards)[0], torch.device("cpu")
-    return measure.Measurement(log, Clock(seconds), sizes.SIZES["tiny"], dataset, cpu), log
+    return measure.Measurement(log, Clock(1e6), sizes.SIZES["tiny"], dataset, cpu), log
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("slower", ["", "bf16 is 9 times slower than float32 here"])
+def test_where_bf16_is_slower_float32_is_the_ceiling_and_what_all_levers_are(
+    tmp_path: Path, shards: Path, monkeypatch, slower: str
+):
+    one, log = measurement(tmp_path, shards, monkeypatch, slower)
+    one.run(("levers", "epochs", "attacks"))
+    found = [json.loads(line) for line in log.path.read_text().splitlines()]
+    kind = "float32" if slower else "bf16"
+    assert [line["row"] for line in found if line["section"] == "ceiling"] == ["copy", f"{kind} matrix product"]
+    mixed = [line for line in found if "bf16" in line["row"] and line["section"] != "ceiling"]
+    assert len(mixed) == 5, "a lever, and two ways of two attacks"
+    uncompiled = [line for line in mixed if "compiled" not in line["row"]]
+    assert all((line["note"] == slower) if slower else line["value"] != "-" for line in uncompiled)
+    trained = [line for line in found if line["row"].endswith(", not compiled")]
+    assert len(trained) == 3 and all(line["bf16"] is not bool(slower) and not line["compiled"] for line in trained)
+
+
+def test_the_faster_product_says_whether_there_is_bf16(monkeypatch):
+    rates = {torch.bfloat16: [2.0], torch.float32: [6.0]}
+    monkeypatch.setattr(measure.ceilings, "multiplied", lambda device, side, dtype: rates[dtype])
+    assert measure.ceilings.why_not_bf16(torch.device("cpu")) == "bf16 is 3 times slower than float32 here"
+    rates[torch.bfloat16] = [7.0]
+    assert measure.ceilings.why_not_bf16(torch.device("cpu")) == ""
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_row_that_fails_is_a_row_and_the_others_are_measured(tmp_path: Path, shards: Path, monkeypatch):
-    one, log = measurement(tmp_path, shards, 1e6)
+    one, log = measurement(tmp_path, shards, monkeypatch)
     take_turn = steps.Contender.take_turn
 
     def fails_in_bf16(self: steps.Contender) -> None:
@@ -398,7 +433,6 @@ def test_a_row_that_fails_is_a_row_and_the_others_are_measured(tmp_path: Path, s
         take_turn(self)
 
     monkeypatch.setattr(steps.Contender, "take_turn", fails_in_bf16)
-    monkeypatch.setattr(measure, "no_compiler", lambda device: "none here")
     one.run(("levers",))
     notes = {row: (value, note) for _, row, value, note in log.rows}
     assert notes["AT, bf16"] == ("-", "failed: RuntimeError: no such instruction") and log.failed
@@ -407,7 +441,7 @@ def test_a_row_that_fails_is_a_row_and_the_others_are_measured(tmp_path: Path, s
 
 @pytest.mark.filterwarnings("ignore")
 def test_when_the_time_is_up_what_was_measured_is_told(tmp_path: Path, shards: Path, monkeypatch):
-    one, log = measurement(tmp_path, shards, 1e6)
+    one, log = measurement(tmp_path, shards, monkeypatch)
     one.size = replace(one.size, turns=1000)
     take_turn, left = steps.Contender.take_turn, [7]
 
@@ -418,7 +452,6 @@ def test_when_the_time_is_up_what_was_measured_is_told(tmp_path: Path, shards: P
         take_turn(self)
 
     monkeypatch.setattr(steps.Contender, "take_turn", ends)
-    monkeypatch.setattr(measure, "no_compiler", lambda device: "none here")
     one.run(("levers",))
     assert log.rows[-1][3] == "the time was up" and not log.failed
     told = {row: value for _, row, value, _ in log.rows}

@@ -21,6 +21,7 @@ from bench.subjects.quick import AS_IT_IS, Arrangement
 from benchmarks.attack_speed import step_of
 from benchmarks.gpu.device import synchronize
 from benchmarks.gpu.sizes import Size
+from benchmarks.gpu.steps import Levers
 from trainers.at import AT
 from trainers.contract import Inner
 from trainers.loop import fit
@@ -48,6 +49,11 @@ class Row:
     missing: str
     make: Callable[[], Attack]
     run: Arrangement = AS_IT_IS
+
+    @property
+    def levers(self) -> Levers:
+        """What it asks of the device."""
+        return Levers(compiled=self.run.compile == "auto", bf16=self.run.gradient_precision == "bfloat16")
 
 
 def victim(size: Size, dataset: Dataset, device: torch.device) -> Victim:

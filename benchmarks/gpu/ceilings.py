@@ -1,4 +1,4 @@
-"""What the device can do at most, measured: bytes copied a second, and operations a second of a bf16 matrix product."""
+"""What the device can do at most, measured: bytes copied a second, and operations a second of a matrix product."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from benchmarks.gpu.device import synchronize
 
 REPEATS = 10
+TRIED = 256  # side of the matrices that say which type is the faster: a moment also where bf16 is emulated
 
 
 def copied(device: torch.device, count: int) -> list[float]:
@@ -20,11 +21,17 @@ def copied(device: torch.device, count: int) -> list[float]:
     return [2 * count / seconds for seconds in _seconds(lambda: there.copy_(here), device)]
 
 
-def multiplied(device: torch.device, side: int) -> list[float]:
-    """Operations/s (a product and a sum are two) of two bf16 matrices of that side."""
+def multiplied(device: torch.device, side: int, dtype: torch.dtype) -> list[float]:
+    """Operations/s (a product and a sum are two) of two matrices of that side and type."""
     generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(side, side, generator=generator).to(device, torch.bfloat16) for _ in range(2))
+    a, b = (torch.randn(side, side, generator=generator).to(device, dtype) for _ in range(2))
     return [2 * side**3 / seconds for seconds in _seconds(lambda: a @ b, device)]
+
+
+def why_not_bf16(device: torch.device) -> str:
+    """What bf16 is slower by on this device, as on a CPU that emulates it; "" where it is the faster."""
+    narrow, wide = (median(multiplied(device, TRIED, dtype)) for dtype in (torch.bfloat16, torch.float32))
+    return "" if narrow > wide else f"bf16 is {wide / narrow:.3g} times slower than float32 here"
 
 
 def median(values: list[float]) -> float:

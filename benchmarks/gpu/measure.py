@@ -6,6 +6,7 @@ import signal
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -49,6 +50,7 @@ class Measurement:
     def __init__(self, log: Log, clock: Clock, size: Size, dataset: Dataset, device: torch.device) -> None:
         self.log, self.clock, self.size, self.dataset, self.device = log, clock, size, dataset, device
         self.product = float("nan")  # operations/s
+        self.why_not_bf16 = ceilings.why_not_bf16(device)
 
     def run(self, only: tuple[str, ...]) -> None:
         """The ceilings first: everything else is held against them."""
@@ -66,23 +68,26 @@ class Measurement:
     def ceilings(self) -> None:
         """Of copies and products."""
         copies = ceilings.copied(self.device, self.size.copy)
-        products = ceilings.multiplied(self.device, self.size.product)
+        dtype, kind = (torch.float32, "float32") if self.why_not_bf16 else (torch.bfloat16, "bf16")
+        products = ceilings.multiplied(self.device, self.size.product, dtype)
         self.product = ceilings.median(products)
         note = f"{self.size.copy / 2**20:g} MiB, read and written bytes"
         self.log.add("ceiling", "copy", f"{ceilings.median(copies) / 1e9:.4g} GB/s", note, bytes_per_second=copies)
-        note = f"{self.size.product} x {self.size.product}"
+        note = f"{self.size.product} x {self.size.product}" + (self.why_not_bf16 and f"; {self.why_not_bf16}")
         words = f"{self.product / 1e12:.4g} TFLOP/s"
-        self.log.add("ceiling", "bf16 matrix product", words, note, operations_per_second=products)
+        self.log.add("ceiling", f"{kind} matrix product", words, note, operations_per_second=products)
 
     def levers(self) -> None:
         """AT on the first architecture, with each lever alone and with all."""
         arch, batch = self.size.cells[0]
-        self._turns(arch, batch, {f"AT, {name}": ("at", levers) for name, levers in steps.LEVERS.items()})
+        each = steps.each_lever(not self.why_not_bf16)
+        self._turns(arch, batch, {f"AT, {name}": ("at", levers) for name, levers in each.items()})
 
     def epochs(self) -> None:
         """Every method on every architecture, with all levers that there are here."""
-        reason = self._cannot(steps.LEVERS["all"])
-        levers, words = (steps.UNCOMPILED, ", not compiled") if reason else (steps.LEVERS["all"], ", all")
+        levers, words = steps.all_levers(not self.why_not_bf16), ", all"
+        if self._cannot(levers):
+            levers, words = replace(levers, compiled=False), ", not compiled"
         for arch, batch in self.size.cells:
             self._turns(arch, batch, {f"{method.upper()}{words}": (method, levers) for method in METHODS})
 
@@ -92,11 +97,10 @@ class Measurement:
         for title, rows in attacking.rows(self.size, one.eps, attacking.batch_of(one, self.device)):
             section = f"{title}, {self.size.victim}, {len(one.images)} images"
             for row in rows:
-                reason = no_compiler(self.device) if row.run.compile == "auto" else ""
                 if row.missing:
                     self.log.add(section, row.name, "not installed")
-                elif reason:
-                    self.log.add(section, row.name, "-", f"no compiler here ({reason[:80]})")
+                elif reason := self._cannot(row.levers):
+                    self.log.add(section, row.name, "-", reason)
                 else:
                     self._guarded(section, row.name, lambda row=row, section=section: self._attack(section, row, one))
 
@@ -147,6 +151,8 @@ class Measurement:
         """Why there is no figure with them here; "" where there is one."""
         if levers.graphs and self.device.type != "cuda":
             return "only on a GPU"
+        if levers.bf16 and self.why_not_bf16:
+            return self.why_not_bf16
         reason = no_compiler(self.device) if levers.compiled else ""
         return f"no compiler here ({reason[:80]})" if reason else ""
 
@@ -156,7 +162,7 @@ class Measurement:
         step = statistics.median(contender.turns) / self.size.steps
         epoch = step * -(-EPOCH // batch)
         share = steps.operations(method, arch, self.size.inner) * batch / step / self.product
-        note = f"{share:.1%} of the bf16 product, {1000 * step:.4g} ms a step, first two batches {first:.3g} s"
+        note = f"{share:.1%} of the product, {1000 * step:.4g} ms a step, first two batches {first:.3g} s"
         note += contender.note
         self.log.add(
             section, name, f"{epoch:.4g}", note, seconds_per_epoch=epoch, images_per_epoch=EPOCH, method=method,

@@ -36,15 +36,21 @@ class Levers:
     graphs: bool = False
 
 
-LEVERS = {
-    "none": Levers(),
-    "channels last": Levers(channels_last=True),
-    "compiled": Levers(compiled=True),
-    "bf16": Levers(bf16=True),
-    "all": Levers(True, True, True),
-    "all, CUDA graphs": Levers(True, True, True, True),
-}
-UNCOMPILED = Levers(channels_last=True, bf16=True)
+def all_levers(bf16: bool) -> Levers:
+    """Every lever but CUDA graphs; bf16: only where it is the faster."""
+    return Levers(channels_last=True, compiled=True, bf16=bf16)
+
+
+def each_lever(bf16: bool) -> dict[str, Levers]:
+    """None, each alone, and all, by name."""
+    return {
+        "none": Levers(),
+        "channels last": Levers(channels_last=True),
+        "compiled": Levers(compiled=True),
+        "bf16": Levers(bf16=True),
+        "all": all_levers(bf16),
+        "all, CUDA graphs": replace(all_levers(bf16), graphs=True),
+    }
 
 
 class LeveredPasses(Passes):
