@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +18,11 @@ from bench.commands.options import (
 from bench.ground.config import UserError
 from bench.ground.terminal import tell
 from bench.ledger.folder import Results
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bench.ledger.plan import Plan
 
 
 @click.command()
@@ -35,10 +42,18 @@ from bench.ledger.folder import Results
 )
 @click.option("--baseline", metavar="ROW", help="Test the other rows against this one, not against the table's own.")
 @click.option("--no-intervals", "bare", is_flag=True, help="LaTeX without the intervals below the numbers.")
+@click.option("--cost", "costly", is_flag=True, help="What each row cost, in place of its accuracies.")
 @click.option("--figures", "pictures", is_flag=True, help="Also draw the tables' figures, beside their CSV.")
 @RESULTS
 def report(
-    names: tuple[str, ...], style: str, out: str | None, baseline: str | None, bare: bool, pictures: bool, results: Path
+    names: tuple[str, ...],
+    style: str,
+    out: str | None,
+    baseline: str | None,
+    bare: bool,
+    costly: bool,
+    pictures: bool,
+    results: Path,
 ) -> int:
     """Tables from records alone: all that were planned, or the named ones (table2 or table2-digits).
 
@@ -49,23 +64,43 @@ def report(
     Example:
       bench report table2 --format latex --out table2.tex
     """
-    from bench.ground.files import write_text
     from bench.ledger.plan import meant
-    from bench.tables import cells, figures, report
+    from bench.tables import cells, cost, report
 
     folder = Results(results)
+    is_page = style == "html" and out is not None and (out.endswith(("/", os.sep)) or Path(out).is_dir())
+    if costly and (baseline is not None or bare or pictures or is_page):
+        raise UserError("--cost goes with --format and --out FILE alone; for accuracies run `bench report` without it")
+    if costly:
+        found = [(plan, cost.costs(plan, folder)) for plan in meant(names, folder)]
+        return _put([cost.render(plan, frame, style) for plan, frame in found], out)
     plans = [plan if baseline is None else plan.against(baseline) for plan in meant(names, folder)]
     made = [(plan, cells.table(plan, folder)) for plan in plans]
-    for plan, frame in made if pictures else []:
-        drawn = figures.draw(plan, frame, folder)
-        for line in [f"wrote {picture}" for picture in drawn] or [f"{plan.name} has no figure"]:
-            tell(line, err=True)
-    if style == "html" and out is not None and (out.endswith(("/", os.sep)) or Path(out).is_dir()):
+    if pictures:
+        _draw(made, folder)
+    if is_page and out is not None:
         from bench.tables.page import build
 
         tell(f"wrote {build.write_page(made, folder, Path(out))}")
         return 0
-    text = "\n\n".join(report.render(plan, frame, style, not bare).rstrip("\n") for plan, frame in made)
+    return _put([report.render(plan, frame, style, not bare) for plan, frame in made], out)
+
+
+def _draw(made: Iterable[tuple[Plan, pd.DataFrame]], folder: Results) -> None:
+    """The figures of the tables."""
+    from bench.tables import figures
+
+    for plan, frame in made:
+        drawn = figures.draw(plan, frame, folder)
+        for line in [f"wrote {picture}" for picture in drawn] or [f"{plan.name} has no figure"]:
+            tell(line, err=True)
+
+
+def _put(texts: Iterable[str], out: str | None) -> int:
+    """To the terminal, or to a file, a line apart. Raises UserError."""
+    from bench.ground.files import write_text
+
+    text = "\n\n".join(one.rstrip("\n") for one in texts)
     if out is None:
         tell(text)
     else:
