@@ -15,7 +15,7 @@ are not. Grey images: JPEG of luminance, the coloured spatter in its luminance; 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -76,13 +76,15 @@ DISTORT: dict[str, Callable[[Array, Noise, Constants], Array]] = {
 class Corruption:
     """One of CORRUPTIONS at one severity, of every image.
 
-    name: without "c-". severity: 1 to 5. Raises ValueError.
+    name: without "c-". severity: 1 to 5. published: SHA-256 of the images where they come from published files, which
+    others read; "" makes them. Raises ValueError.
     """
 
     closest: ClassVar[bool] = False
     name: str
     severity: int
-    version: int = 1
+    published: str = field(default="", metadata={"since": 2}, kw_only=True)
+    version: int = field(default=1, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.name not in CORRUPTIONS:
@@ -104,6 +106,8 @@ class Corruption:
 
         On the CPU in float64, so that an image is the same on every device. target and y are not looked at.
         """
+        if self.published:
+            raise ValueError(f"the images of {self.name} were read from a published file, which is not here")
         if x.shape[1] not in (1, 3):
             raise ValueError(f"{self.name} knows images of 1 or 3 channels; these have {x.shape[1]}")
         out, own = torch.empty_like(x), Noise(noise.seed, noise.ids.cpu())

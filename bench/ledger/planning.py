@@ -87,6 +87,8 @@ def make(
         teachers=names.teachers(cells),
         unions={column.label: list(column.union) for column in spec.columns if column.union},
         means={column.label: list(column.mean) for column in spec.columns if column.mean},
+        errors={column.label: column.error for column in spec.columns if column.error} or None,
+        hidden=[column.label for column in spec.columns if column.hidden] or None,
         split=spec.split,
         figure=spec.figure,
         baseline=spec.baseline,
@@ -188,6 +190,8 @@ def _words(column: Column, attacks: Mapping[str, dict[str, Any]], proofs: Mappin
         return f"worst case image by image of {', '.join(column.union)}"
     if column.mean:
         return f"mean of {', '.join(column.mean)} (interval from its variance over images)"
+    if column.error:
+        return f"100 % minus {column.error}, so less is better"
     words = budget(attacks[column.attack], column.at)
     words += f", crafted on {column.source}" if column.source else ""
     return words if column.at is None else f"{words}, read off the distances of {column.attack}"

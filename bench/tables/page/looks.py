@@ -50,6 +50,7 @@ def strongest(plan: Plan, frame: pd.DataFrame) -> str | None:
     if unions := [column for column in plan.unions if column in means]:
         return unions[-1]
     kinds = {cell.column: cell for cell in plan.cells if cell.column in means and cell.column_attack != CLEAN}
+    kinds = {column: cell for column, cell in kinds.items() if column in plan.shown}
     whole = {column: cell for column, cell in kinds.items() if cell.at is None}
     in_a_norm = [column for column, cell in whole.items() if _norm(plan, cell) != "own"]
     if chosen := in_a_norm or list(whole):
