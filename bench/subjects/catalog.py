@@ -21,7 +21,7 @@ from attacks.contract import Attack
 from attacks.pgd import MIM, PGD
 from bench.ground import packages
 from bench.ground.config import UserError, build, choose, override, read_toml, settings_of
-from bench.ledger.named import with_corruptions
+from bench.ledger.named import is_corruption, with_corruptions
 from bench.ledger.spec import CLEAN, TableSpec, table_path
 from bench.subjects import models, outside
 from trainers import TRAINERS
@@ -184,7 +184,7 @@ class Catalog:
         self._used.add(name)
         kind = _pop(table, "attack", f"attack {name!r}", outside.known("attack", ATTACKS))
         found, where = outside.attack(kind), f"attack {name!r}"
-        if "threat" not in table and eps is not None and norm is not None:
+        if "threat" not in table and eps is not None and norm is not None and not is_corruption({"attack": kind}):
             table["threat"] = {"norm": norm, "eps": eps}
         attack = outside.built_attack(found, table, where)
         if eps is not None or norm is not None:
