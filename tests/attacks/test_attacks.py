@@ -87,7 +87,7 @@ SETTINGS = {
         {"threat": ThreatModel("Linf", 0.05), "name": "PGD", "settings": {"steps": 6, "alpha": 0.02}},
         {"threat": ThreatModel("L2", 0.5), "name": "CW", "settings": {"c": 10, "steps": 10, "lr": 0.1}},
     ],
-    "corruption": [{"name": "impulse-noise", "severity": 5}, {"name": "spatter", "severity": 3}],
+    "corruption": [{"name": "impulse-noise", "severity": 5}],
     "pyautoattack": [{"threat": ThreatModel(norm, eps)} for norm, eps in (("Linf", 0.05), ("L2", 1.0), ("L1", 10.0))],
 }
 LONG = ("strong", "foolbox", "pyautoattack", "pointwise")  # of these the first is enough for every day

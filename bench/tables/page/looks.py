@@ -144,11 +144,11 @@ def _marked(results: Results, cell: Cell) -> dict[str, int]:
 
 
 def _records(plan: Plan, row: str, results: Results) -> dict[str, tuple[Cell, list[EvalRecord]]]:
-    """Column -> one of its cells, and the records of all seeds, each in the order of its images; only columns of which
-    every seed has its record.
+    """Column -> one of its cells, and the records of all seeds, each in the order of its images; only columns that are
+    shown and of which every seed has its record.
     """
     found: dict[str, tuple[Cell, list[EvalRecord]]] = {}
-    for cell in plan.cells:
+    for cell in (one for one in plan.cells if one.column in plan.shown):
         if cell.row == row and (record := find(plan, cell, results).record) is not None:
             ordered = replace(record, images=record.images.sort_values("image", ignore_index=True))
             found.setdefault(cell.column, (cell, []))[1].append(ordered)
