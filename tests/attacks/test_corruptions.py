@@ -286,5 +286,5 @@ def test_what_is_no_corruption_is_one_sentence(settings, words):
 def test_channels_radii_and_norms_are_refused():
     with pytest.raises(ValueError, match="images of 1 or 3 channels; these have 4"):
         corrupted("fog", 1, torch.zeros(1, 4, 8, 8))
-    with pytest.raises(UserError, match="not in a norm; leave out --eps and --norm.*--set c-fog-3.KEY"):
+    with pytest.raises(UserError, match=r"not in a norm; leave out --eps and --norm.*--set c-fog-3\.KEY"):
         Catalog().attack("c-fog-3", eps=0.1, norm="Linf")
