@@ -9,6 +9,7 @@ from attacks.adapters.torchattacks import TorchAttacks
 from attacks.apgd import APGD
 from attacks.autoattack import AutoAttack
 from attacks.boundary import Boundary
+from attacks.corruption import Corruption
 from attacks.cw import CarliniWagnerLinf
 from attacks.cw_l2 import CarliniWagnerL2
 from attacks.ddn import DDN
@@ -60,4 +61,5 @@ ATTACKS = {
     "a3": A3,
     "strong": Strong,
     "patterns": Patterns,
+    "corruption": Corruption,
 }

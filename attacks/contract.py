@@ -18,7 +18,7 @@ from attacks.norms import distance
 from attacks.target import Target
 
 WIDEST = 1e9  # L1 of any image that fits into a memory
-Norm = Literal["Linf", "L2", "L1", "L0", "own"]
+Norm = Literal["Linf", "L2", "L1", "L0", "own", "corruptions"]
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,11 @@ class ThreatModel:
 
     norm: "Linf", "L2", "L1", "L0" (number of changed values), or "own": no single distance is the bound, and `contains`
     checks the box alone. Fog, gabor, elastic and jpeg bound parameters that an image does not show; an attack whose
-    bound can be seen says it as `balls` (see `balls_of`).
-    eps: radius in image units (1 = black to white), so 8/255 and not 8; for "own" the attack's own unit.
+    bound can be seen says it as `balls` (see `balls_of`). "corruptions" (RobustBench's word): nothing is chosen against
+    the network, so every image is changed, also one that is wrong as it is, and counts if it is right when changed;
+    `contains` checks the box alone.
+    eps: radius in image units (1 = black to white), so 8/255 and not 8; for "own" the attack's own unit, of a
+    corruption its severity.
     Raises ValueError for a negative or non-finite eps, and one that no image can reach: above 1 in Linf, 1e9 elsewhere.
     """
 
@@ -53,7 +56,7 @@ class ThreatModel:
         the projection, far below one step of an 8-bit image.
         """
         near = in_box(x_adv)
-        return near if self.norm == "own" else near & (distance(self.norm, x, x_adv) <= self.limit)
+        return near if self.norm in ("own", "corruptions") else near & (distance(self.norm, x, x_adv) <= self.limit)
 
     @property
     def limit(self) -> float:

@@ -103,6 +103,7 @@ def test_the_only_lists_are_complete():
         "closest",
         "decision",
         "regions",
+        "distortions",
         "model",
     }
     paths = [path.relative_to(ROOT / "attacks").with_suffix("") for path in (ROOT / "attacks").rglob("*.py")]

@@ -34,6 +34,7 @@ from bench.judge.inputs import of_inputs
 from bench.ledger.audits import Audit
 from bench.ledger.draws import COLUMNS as COUNTS
 from bench.ledger.draws import Draws
+from bench.ledger.evals import CORRUPTIONS
 from bench.subjects.blank import Blank
 from bench.subjects.data import Images, check_images
 from bench.subjects.fingerprint import fingerprint
@@ -84,7 +85,7 @@ class Verdicts:
 
     @property
     def robust_accuracy(self) -> float:
-        """Share of all images that are right without and with the attack."""
+        """Share of all images that are right without and with the attack; of a corruption of those right with it."""
         return float(self.table["robust"].mean()) if self.draws is None else self.draws.robust_of(self.table)[0].value
 
 
@@ -103,7 +104,7 @@ def evaluate(
     look: bool = True,
     on_target: Callable[[Target], None] | None = None,
 ) -> Verdicts:
-    """Attack the images that the model gets right, and judge every image.
+    """Attack the images that the model gets right, and judge every image; corrupt every image, see `is_plain`.
 
     model: in evaluation mode, on the device to use, [B, C, H, W] in [0, 1] -> logits [B, classes]. attack: None is
     clean accuracy. name, seed: with each image's id they make its noise. run: how the model is run. crafted: what
@@ -130,7 +131,7 @@ def evaluate(
             signs.check_still(signs.about(blank, attack, given))
     clean_each = clean.to(device)[None] if said is None else said.each  # type: ignore[union-attr]
     x_adv, passes = x.clone(), target.passes_per_image
-    standing = (clean_each == y).any(0).nonzero().squeeze(1)
+    standing = ((clean_each == y).any(0) | is_plain(attack)).nonzero().squeeze(1)
     if crafted is not None and attack is not None:
         x_adv, passes = crafted.x_adv.to(device), passes + crafted.passes
         check_contract(name, attack, x, x_adv)
@@ -152,6 +153,11 @@ def evaluate(
         found += signs.of_steps(name, attack)
         found += _signs(blank, attack, given, right, logits, climbed, both, run.draws)
     return Verdicts(table, x_adv, Cost(seconds, *passes.sum(1).tolist()), signs=tuple(found), draws=draws)
+
+
+def is_plain(attack: Attack | None) -> bool:
+    """Whether every image is changed, also one that is wrong as it is, and counts if it is right when changed."""
+    return attack is not None and attack.threat.norm == CORRUPTIONS
 
 
 def craft(
@@ -309,7 +315,7 @@ def _table(
         "label": images.y,
         "clean_prediction": clean,
         "adversarial_prediction": adversarial,
-        "robust": (clean == y) & ((adversarial == y) | ~near),
+        "robust": ((clean == y) | (threat.norm == CORRUPTIONS)) & ((adversarial == y) | ~near),
     }
     columns |= {norm.lower(): distance(norm, x, x_adv) for norm in DISTANCES}
     columns |= {"forward_passes": passes[0], "backward_passes": passes[1]}

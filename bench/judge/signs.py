@@ -54,7 +54,7 @@ def of_steps(name: str, attack: Attack | None) -> list[str]:
     """An attack whose steps, all in one direction, do not cross its ball's radius."""
     given: dict[str, Any] = {"step": getattr(attack, "step", None), "steps": getattr(attack, "steps", None)}
     given |= getattr(attack, "settings", None) or {}
-    eps = attack.threat.eps if attack is not None and attack.threat.norm != "own" else 0.0
+    eps = attack.threat.eps if attack is not None and attack.threat.norm not in ("own", "corruptions") else 0.0
     if isinstance(attack, (PGD, MIM)):
         lengths = [attack.length(step) if isinstance(attack, PGD) else attack.step for step in range(attack.steps)]
     elif (step := _library_step(given, eps)) is not None:

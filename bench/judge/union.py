@@ -23,7 +23,7 @@ from bench.judge import signs
 from bench.judge.draws import Answers
 from bench.judge.evaluate import Verdicts, evaluate, judged
 from bench.ledger.draws import Draws
-from bench.ledger.evals import beyond
+from bench.ledger.evals import CORRUPTIONS, beyond
 from bench.subjects.blank import Blank
 from bench.subjects.data import Images
 from bench.subjects.quick import AS_IT_IS, Arrangement
@@ -128,6 +128,9 @@ def _once_more(union: Union, draws: Draws, said: Answers) -> Union:
 
 
 def common_threat(attacks: Mapping[str, Attack]) -> ThreatModel:
-    """The threat model that all attacks share; "own" where they differ, as then no single distance says it all."""
+    """The threat model that all attacks share; "own" where they differ, as then no single distance says it all, and of
+    several corruptions, whose worst case is over the images that are right as they are.
+    """
     threats = {attack.threat for attack in attacks.values()}
-    return threats.pop() if len(threats) == 1 else ThreatModel("own", 0)
+    corrupted = len(attacks) > 1 and any(threat.norm == CORRUPTIONS for threat in threats)
+    return threats.pop() if len(threats) == 1 and not corrupted else ThreatModel("own", 0)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from attacks import ATTACKS
 from attacks.contract import Attack, ThreatModel, in_box, inside
+from attacks.corruption import Corruption
 from attacks.model import ModelError
 from attacks.norms import distance
 from bench.ground.config import UserError, build
@@ -38,6 +39,7 @@ from bench.ledger.runs import list_runs, read_run
 from bench.ledger.spec import CLEAN
 from bench.subjects import data, outside, registry
 from bench.subjects.catalog import Catalog
+from bench.subjects.corrupted import as_recorded
 from bench.subjects.data import Dataset, Images
 from bench.subjects.device import choose_device
 from bench.subjects.own_data import Reading
@@ -277,7 +279,10 @@ class _Replay:
         one = {self.record.attack: self.resolved}
         for name, part in (self._parts() if self.record.broken_by is not None else one).items():
             if part["attack"] != CLEAN:
-                found[name], code = self._built(part)
+                made, code = self._built(part)
+                if isinstance(made, Corruption):
+                    made = as_recorded(made, self.images, self.dataset, self.data_dir)
+                found[name] = made
                 if (found[name].version, code) != (part["version"], part.get("code", "")):
                     raise UserError(f"{self.record.eval_id}: {name} has changed since; run it again")
         return found

@@ -20,6 +20,8 @@ def budget(attack: Mapping[str, Any], at: float | None = None) -> str:
     words = [" or ".join(radii)] if radii else []
     if not radii and (threat := settings.get("threat")):
         words.append(f"{_NORMS.get(threat['norm'], threat['norm'])} {radius(threat['eps'] if at is None else at)}")
+    if "severity" in settings:
+        words.append(f"{settings.get('name')} at severity {settings['severity']}")
     if settings.get("steps"):
         step = f" of {radius(settings['step'])}" if isinstance(settings.get("step"), float) else ""
         words.append(f"{settings['steps']} step{'s' if settings['steps'] != 1 else ''}{step}")

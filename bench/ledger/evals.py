@@ -23,6 +23,7 @@ from bench.ledger.folder import Results, Source, broken, own
 from bench.ledger.ids import check_seed
 from bench.ledger.named import is_closest
 
+CORRUPTIONS = "corruptions"  # a norm: what is not chosen against the network, see attacks/contract.py
 DISTANCES = ("linf", "l2", "l1", "l0")
 COLUMNS = dict.fromkeys(("image", "label", "clean_prediction", "adversarial_prediction"), pa.int64())
 COLUMNS |= {"robust": pa.bool_()} | dict.fromkeys(DISTANCES, pa.float64())
@@ -66,7 +67,7 @@ class EvalHead:
     draws: Draws | None = field(default=None, kw_only=True, metadata={"since": 4})
 
     def __post_init__(self) -> None:
-        if self.norm not in ("none", "own", "Linf", "L2", "L1", "L0") or not 0 <= self.eps < float("inf"):
+        if self.norm not in ("none", "own", CORRUPTIONS, "Linf", "L2", "L1", "L0") or not 0 <= self.eps < float("inf"):
             raise ValueError(f"norm {self.norm!r}, eps {self.eps} is no threat model")
         check_seed(self.seed)
         check_cost(self.cost)
@@ -149,10 +150,11 @@ def _check_images(images: pd.DataFrame, head: EvalHead, path: Path) -> None:
     """The laws of a per-image table. Raises UserError."""
     column = {name: images[name].to_numpy() for name in COLUMNS}  # plain arrays: a report checks a million rows
     right = column["clean_prediction"] == column["label"]
+    counted = right | (head.norm == CORRUPTIONS)  # there whatever it was before: plain accuracy
     held = column["adversarial_prediction"] == column["label"]
     past = ~held & beyond(images, head.norm, head.eps).to_numpy()  # a minimal-norm attack may have needed more than eps
     held |= past
-    contradicted = int((column["robust"] != (right & held)).sum())
+    contradicted = int((column["robust"] != (counted & held)).sum())
     if images.empty:
         raise broken(path, "it holds no image")
     if head.draws is not None and head.draws.contradicted(images):

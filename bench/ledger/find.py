@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 from bench.ledger.budgets import radius
 from bench.ledger.errors import read_error
-from bench.ledger.evals import EvalRecord, judge_at, read_eval
+from bench.ledger.evals import CORRUPTIONS, EvalRecord, judge_at, read_eval
 from bench.ledger.folder import Results, Source
+from bench.ledger.named import is_corruption
 from bench.ledger.plan import Cell, Plan
 from bench.ledger.runs import RunRecord, read_run
 
@@ -85,6 +86,8 @@ def _attacked_otherwise(attack: Mapping[str, Any], record: EvalRecord) -> str | 
         if settings[key] != record.settings[key]:
             return f"{key} {record.settings[key]}, the plan's has {settings[key]}"
     threat = settings.get("threat", {})
+    if is_corruption(attack):
+        threat = {"norm": CORRUPTIONS, "eps": float(settings["severity"])}
     if threat and (record.norm, record.eps) != (threat["norm"], threat["eps"]):
         return f"{record.norm} {radius(record.eps)}, the plan's has {threat['norm']} {radius(threat['eps'])}"
     return None

@@ -10,12 +10,14 @@ import ast
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
 from bench.ground.config import UserError, number, read_toml
 from bench.ledger.budgets import radius
 from bench.ledger.ids import EVAL_OPTIONS, eval_id, eval_identity
+from bench.ledger.spec import SEVERITIES
 
 N = TypeVar("N", bound=ast.AST)
 # kinds of attacks that return the closest fooling image, also beyond their radius (`closest` in attacks/contract.py);
@@ -25,6 +27,7 @@ CLOSEST = (
     "torchattacks",
 )  # fmt: skip
 VERSIONS = range(1, 20)
+PUBLISHED = "published"  # of a corruption's settings: from where, which tables say by themselves
 
 
 @cache
@@ -34,7 +37,21 @@ def suite() -> Mapping[str, dict[str, Any]]:
     """
     folder = _folder()
     tables = {} if folder is None else read_toml(folder / "suite.toml")
-    return {name: table for name, table in tables.items() if name != "suites"}
+    return {name: table for name, table in with_corruptions(tables).items() if name != "suites"}
+
+
+def with_corruptions(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """The suite with a table c-NAME-SEVERITY for each of the names in its [corruptions], in place of that."""
+    made, names = dict(tables), tables["corruptions"]["names"] if "corruptions" in tables else []
+    made.pop("corruptions", None)
+    for name, severity in product(names, range(1, SEVERITIES + 1)):
+        made[f"c-{name}-{severity}"] = {"attack": "corruption", "name": name, "severity": severity}
+    return made
+
+
+def is_corruption(attack: Mapping[str, Any]) -> bool:
+    """Whether a plan's attack is one of which plain accuracy counts, see "corruptions" in attacks/contract.py."""
+    return bool(attack["attack"] == "corruption")
 
 
 def _folder() -> Path | None:
@@ -106,7 +123,7 @@ def unlike_suite(name: str, attack: Mapping[str, Any]) -> list[str]:
     kind = table.pop("attack")
     if attack["attack"] != kind:
         return [f"{attack['attack']} instead of {kind}"]
-    settings = attack["settings"]
+    settings = {key: value for key, value in attack["settings"].items() if key != PUBLISHED}
     own = {key: value for key, value in defaults(kind).items() if key in settings}  # others are newer than the plan
     return list(_differences(settings, own | table))
 

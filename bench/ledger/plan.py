@@ -69,7 +69,8 @@ class Plan:
     recipes, attacks: full name -> resolved settings. options: those of the evaluation. images: how many
     images of `split`. figure: its picture. validation_sha256: of the images that choose checkpoints.
     teachers: training id -> run id of the frozen network it learns from.
-    unions, means: column -> the columns it is made of; it has no cells of its own. published: column -> its name in
+    unions, means: column -> the columns it is made of; it has no cells of its own. errors: column -> the one that it
+    is 100 % minus of, None where no column is. hidden: columns that only a CSV has. published: column -> its name in
     the reference file. certified: column -> what it is the proven share of, None where no column is. baseline: the row
     that the others are tested against, or "". Raises ValueError where its parts do not fit each other: a plan is read
     from a folder that anybody may have written.
@@ -102,6 +103,8 @@ class Plan:
     figure: Figure | None = None
     baseline: str = ""
     certified: dict[str, Certified] | None = field(default=None, metadata={"since": 2})
+    errors: dict[str, str] | None = field(default=None, metadata={"since": 3})
+    hidden: list[str] | None = field(default=None, metadata={"since": 3})
 
     def __post_init__(self) -> None:
         for problem in _contradictions(self):
@@ -122,12 +125,29 @@ class Plan:
         """The columns that are proven shares."""
         return self.certified or {}
 
+    @property
+    def wrong(self) -> dict[str, str]:
+        """The columns that are errors, of which less is better, and what each is the error of."""
+        return self.errors or {}
+
+    @property
+    def shown(self) -> list[str]:
+        """The columns that stand in a table."""
+        return [column for column in self.columns if column not in (self.hidden or [])]
+
+    def leaves(self, column: str) -> list[str]:
+        """The attacks and unions whose plain mean a column is, or whose mean it is the error of; itself otherwise."""
+        column = self.wrong.get(column, column)
+        return [leaf for part in self.means.get(column, []) for leaf in self.leaves(part)] or [column]
+
     def attacked(self, column: str) -> list[str]:
         """The columns with cells that a column is made of, each once: itself, where it has them; of a proven share the
         one whose threat model it is.
         """
         if column in self.proofs:
             return [self.proofs[column].column]
+        if column in self.wrong:
+            return self.attacked(self.wrong[column])
         parts = self.unions.get(column) or self.means.get(column)
         if parts is None:
             return [column]
@@ -137,6 +157,7 @@ class Plan:
 def _contradictions(plan: Plan) -> Iterator[str]:
     """What keeps the parts of a plan from being one table."""
     made_of = plan.unions | plan.means | {column: [how.column] for column, how in plan.proofs.items()}
+    made_of |= {column: [of] for column, of in plan.wrong.items()}
     attacked = [column for column in plan.columns if column not in made_of]
     if not plan.seeds or plan.images < 1:
         yield "it has no seed or no image"
@@ -146,14 +167,21 @@ def _contradictions(plan: Plan) -> Iterator[str]:
         yield f"its baseline {plan.baseline!r} is no row"
     if set(plan.budgets) != set(plan.columns) or not set(made_of) <= set(plan.columns):
         yield "its columns and what is said of them differ"
-    if any(how.column not in attacked or name in plan.unions | plan.means for name, how in plan.proofs.items()):
+    if not {*(plan.hidden or [])} <= {*plan.columns} or not plan.shown:
+        yield "what it hides is no column, or all"
+    several = Counter(name for kind in (plan.unions, plan.means, plan.wrong) for name in kind)
+    if any(how.column not in attacked or name in several for name, how in plan.proofs.items()):
         yield "a column is certified as one that is no attack"
-    before: set[str] = set()
+    before, means = set[str](), set[str]()
     for column in plan.columns:
-        parts, both = made_of.get(column), column in plan.unions and column in plan.means
-        if parts is not None and (both or not parts or not before.issuperset(parts)):
+        parts = made_of.get(column)
+        allowed = before | means if column in plan.means or column in plan.wrong else before
+        if parts is not None and (several[column] > 1 or not parts or not allowed.issuperset(parts)):
             yield f"column {column!r} is not made of attacks and unions before it"
-        before |= set() if column in plan.means or column in plan.proofs else {column}
+        elif len({len(plan.leaves(part)) for part in plan.means.get(column, [])}) > 1:
+            yield f"column {column!r} is a mean of means of several sizes"
+        means |= {column} & plan.means.keys()
+        before |= set() if column in plan.means or column in plan.wrong or column in plan.proofs else {column}
     cells = Counter((cell.row, cell.column, cell.seed) for cell in plan.cells)
     if cells != Counter(product(plan.rows, attacked, plan.seeds)):
         yield "its cells are not one for each row, attack and seed"

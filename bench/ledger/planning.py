@@ -79,7 +79,7 @@ def make(
         rows=[row.label for row in spec.rows],
         columns=[column.label for column in spec.columns],
         cells=cells,
-        budgets={column.label: _words(column, meaning.attacks, proofs) for column in spec.columns},
+        budgets={column.label: _words(column, spec, meaning.attacks, proofs) for column in spec.columns},
         recipes={setting.recipe(training): meaning.recipes[training] for training in spec.trainings},
         attacks={setting.attack(attack): meaning.attacks[attack] for attack in spec.attacks},
         validation_sha256=data.validation_sha256,
@@ -87,6 +87,8 @@ def make(
         teachers=names.teachers(cells),
         unions={column.label: list(column.union) for column in spec.columns if column.union},
         means={column.label: list(column.mean) for column in spec.columns if column.mean},
+        errors={column.label: column.error for column in spec.columns if column.error} or None,
+        hidden=[column.label for column in spec.columns if column.hidden] or None,
         split=spec.split,
         figure=spec.figure,
         baseline=spec.baseline,
@@ -176,7 +178,9 @@ def _proofs(spec: TableSpec, attacks: Mapping[str, dict[str, Any]]) -> dict[str,
     return found
 
 
-def _words(column: Column, attacks: Mapping[str, dict[str, Any]], proofs: Mapping[str, Certified]) -> str:
+def _words(
+    column: Column, spec: TableSpec, attacks: Mapping[str, dict[str, Any]], proofs: Mapping[str, Certified]
+) -> str:
     """What a column is, for the notes under its table."""
     if column.label in proofs:
         how = proofs[column.label]
@@ -187,7 +191,11 @@ def _words(column: Column, attacks: Mapping[str, dict[str, Any]], proofs: Mappin
     if column.union:
         return f"worst case image by image of {', '.join(column.union)}"
     if column.mean:
-        return f"mean of {', '.join(column.mean)} (interval from its variance over images)"
+        hidden = {one.label for one in spec.columns if one.hidden}
+        several = f"{column.mean[0]} to {column.mean[-1]}" if hidden.issuperset(column.mean) else ", ".join(column.mean)
+        return f"mean of {several} (interval from its variance over images)"
+    if column.error:
+        return f"100 % minus {column.error}, so less is better"
     words = budget(attacks[column.attack], column.at)
     words += f", crafted on {column.source}" if column.source else ""
     return words if column.at is None else f"{words}, read off the distances of {column.attack}"

@@ -13,6 +13,7 @@ from bench.ground import packages
 from bench.ground.config import UserError, build, choose, read_toml
 
 CLEAN = "clean"  # the column without an attack
+SEVERITIES = 5  # of a corruption
 SECTIONS = ("schedules", "recipes", "methods", "profiles", "attacks", "suites")  # a table may bring some of its own
 
 
@@ -38,14 +39,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Column:
-    """One attack of a table, or what is made of the columns before it: of attack, union, mean and certified it has
-    one.
+    """One attack of a table, or what is made of the columns before it: of attack, union, mean, error and certified it
+    has one.
 
     attack: by the name it has without a profile; "clean" is none. source, source_member: the attack is crafted on
     this method's network (member as in Row; the row's seed and checkpoint) and judged on the row's. at: the verdict
     is read at this radius, in the norm's image units, off the distances in the record of a minimal-norm attack,
     which is not run again. union: labels of columns; an image counts if it counts in each. mean: labels of columns;
-    their plain mean. certified: the label of an attack's column: the share of images that `bench certify` proves within
+    their plain mean, of means of as many columns
+    each too. error: label of a column; 100 % minus it. hidden: it is in the CSV of a report, and not in the table.
+    certified: the label of an attack's column: the share of images that `bench certify` proves within
     the threat model of that one; smoothing: not of the network but of the classifier that it is when smoothed with this
     sigma. published: the column's name in the reference file, where that is not the attack's; only of what the paper
     measured too. slow: `--fast` leaves it out. Raises ValueError.
@@ -58,14 +61,16 @@ class Column:
     at: float | None = None
     union: tuple[str, ...] = ()
     mean: tuple[str, ...] = ()
+    error: str = ""
     certified: str = ""
     smoothing: float | None = None
     published: str = ""
     slow: bool = False
+    hidden: bool = False
 
     def __post_init__(self) -> None:
-        if sum(bool(kind) for kind in (self.attack, self.union, self.mean, self.certified)) != 1:
-            raise ValueError(f"column {self.label!r} needs one of attack, union, mean and certified")
+        if sum(bool(kind) for kind in (self.attack, self.union, self.mean, self.error, self.certified)) != 1:
+            raise ValueError(f"column {self.label!r} needs one of attack, union, mean, error and certified")
         if self.smoothing is not None and (not self.certified or self.smoothing <= 0):
             raise ValueError(f"column {self.label!r}: smoothing is a sigma above 0, and goes with certified")
         if (self.source or self.at is not None) and self.attack in ("", CLEAN):
@@ -172,15 +177,19 @@ class TableSpec:
         if self.baseline and self.baseline not in [row.label for row in self.rows]:
             raise ValueError(f"the baseline is {self.baseline!r}, which is no row of the table")
         self._check_figure()
-        before, attacks = set[str](), set[str]()
+        before, attacks, means = set[str](), set[str](), dict[str, int]()
         for column in self.columns:
-            if unknown := [part for part in column.parts if part not in before]:
+            allowed = before | means.keys() if column.mean or column.error else before
+            if unknown := [part for part in (column.error, *column.parts) if part and part not in allowed]:
                 raise ValueError(
                     f"column {column.label!r} is made of {unknown[0]!r}, which is no union and no attack before it"
                 )
+            if len(sizes := {means.get(part, 1) for part in column.mean}) > 1:
+                raise ValueError(f"column {column.label!r} is a mean of means of {min(sizes)} and {max(sizes)} columns")
+            means |= {column.label: len(column.mean) * means.get(column.mean[0], 1)} if column.mean else {}
             if column.certified and column.certified not in attacks:
                 raise ValueError(f"column {column.label!r} is certified as {column.certified!r}, no attack before it")
-            before |= set() if column.mean or column.certified else {column.label}
+            before |= set() if column.mean or column.error or column.certified else {column.label}
             attacks |= {column.label} if column.attack not in ("", CLEAN) else set()
 
     def _check_figure(self) -> None:
@@ -238,7 +247,7 @@ class TableSpec:
             raise UserError(f"{self.title!r} has no slow columns to leave out; run it without --fast")
         touched, kept = set(slow), []
         try:
-            for column in (one for one in self.columns if not one.slow and one.certified not in slow):
+            for column in (one for one in self.columns if not one.slow and not {one.certified, one.error} & {*slow}):
                 if touched.intersection(column.parts):
                     touched.add(column.label)
                     union, mean = _others(column.union, slow), _others(column.mean, slow)
@@ -298,6 +307,8 @@ def load_spec(name: str) -> TableSpec:
     """A table by name, of ours or of an installed package, or by the path of a TOML file. Raises UserError."""
     path = table_path(name)
     about = {key: value for key, value in read_toml(path).items() if key not in SECTIONS}
+    if isinstance(about.get("columns"), list):
+        about["columns"] = [one for column in about["columns"] for one in _severities(column)]
     return build(TableSpec, about, str(path.name))
 
 
@@ -319,6 +330,17 @@ def table_path(name: str) -> Path:
     assert entry is not None
     packages.use(entry)
     return packages.table_file(entry)
+
+
+def _severities(column: Any) -> list[Any]:
+    """A column `{ label = "Fog", severities = "c-fog" }` is the mean of the attacks c-fog-1 to c-fog-5, each a hidden
+    column; any other is itself.
+    """
+    if not isinstance(column, dict) or not isinstance(of := column.get("severities"), str):
+        return [column]
+    label, more = column.get("label"), {key: value for key, value in column.items() if key != "severities"}
+    each = [{"label": f"{label} {n}", "attack": f"{of}-{n}", "hidden": True} for n in range(1, SEVERITIES + 1)]
+    return [*each, more | {"mean": [one["label"] for one in each]}]
 
 
 def _specs() -> Path:

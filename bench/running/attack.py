@@ -21,7 +21,7 @@ from bench.ground.files import make_folder
 from bench.ground.provenance import provenance
 from bench.ground.stats import foresight, wilson
 from bench.judge.audit import evaluate_audited
-from bench.judge.evaluate import DISTANCES, Verdicts, check_transfer, craft
+from bench.judge.evaluate import DISTANCES, Verdicts, check_transfer, craft, is_plain
 from bench.judge.union import common_threat, evaluate_union
 from bench.ledger import adversarial, budgets, ids
 from bench.ledger.draws import Draws
@@ -32,6 +32,7 @@ from bench.running.clock import Clock
 from bench.running.forecast import of_attacks
 from bench.subjects.catalog import Catalog, coarse_steps
 from bench.subjects.chosen import Choice, Subject, choose_norm
+from bench.subjects.corrupted import as_published
 from bench.subjects.data import Dataset, Images
 from bench.subjects.device import choose_device, describe
 from bench.subjects.outside import for_record
@@ -109,6 +110,7 @@ def attack_model(choice: Choice, attacks: tuple[str, ...], how: How, say: Callab
         raise UserError("--source goes with one attack; craft them one by one")
     subject, *origins = choice.subjects(loaded, device)
     images = choice.pick(loaded, _images_of(catalog, attacks, len(loaded.test)))
+    chosen = as_published(chosen, images, loaded, choice.data_dir)
     say(foresight(len(images)))
     attacked = origins[0] if origins else subject  # whose passes an attack makes
     clock = Clock(loaded, device, how.arrangement)
@@ -164,7 +166,10 @@ class _Job:
         verdicts = evaluate_audited(network, attack, self.images, classes, **given)
         threat = ThreatModel("own", 0) if attack is None else attack.threat
         record = self._write(name, eval_id, resolved, threat, verdicts, source=source)
-        lines = [f"{name}: {budgets.budget(resolved)}; {len(self.images)} images", *_verdict_lines(name, verdicts)]
+        lines = [
+            f"{name}: {budgets.budget(resolved)}; {len(self.images)} images",
+            *_verdict_lines(name, verdicts, is_plain(attack)),
+        ]
         lines += _audit_lines(attack, verdicts)
         if threat.norm in DISTANCES:
             farthest = verdicts.table[threat.norm.lower()].max()
@@ -306,7 +311,7 @@ def _choose_attacks(
 ) -> dict[str, tuple[Attack | None, dict[str, Any]]]:
     """The attacks by name, in the threat model asked for; steps that change with it are said. Raises UserError."""
     known = {name: catalog.attack(name, *catalog.lacking(name, eps, norm)) for name in names}
-    norms = sorted({attack.threat.norm for attack, _ in known.values() if attack} - {"own"})
+    norms = sorted({attack.threat.norm for attack, _ in known.values() if attack} - {"own", "corruptions"})
     if eps is not None and norm is None and len(norms) > 1:
         raise UserError(
             f"--eps is one radius, but these attacks have theirs in {', '.join(norms)}; attack norm by norm, or "
@@ -327,19 +332,21 @@ def _part(name: str, tried: int, verdicts: Verdicts) -> Part:
     return Part(name, tried, tuple(map(int, fallen["image"])), verdicts.cost.seconds)
 
 
-def _verdict_lines(name: str, verdicts: Verdicts) -> list[str]:
-    """What people look for, in the shape they look for it."""
+def _verdict_lines(name: str, verdicts: Verdicts, plain: bool = False) -> list[str]:
+    """What people look for, in the shape they look for it. plain: of a corruption, see `is_plain`."""
     table, cost = verdicts.table, verdicts.cost
     passes = f"passes: {cost.forward_passes} forward, {cost.backward_passes} backward"
     if verdicts.draws is not None:
         return [*_lines_of_draws(name, verdicts, verdicts.draws), passes, *(f"sign: {w}" for w in verdicts.signs)]
     low, high = wilson(int(table["robust"].sum()), len(table))
     right = table["clean_prediction"] == table["label"]
+    what = f"accuracy under {name}, of all images" if plain else f"robust accuracy after {name}"
+    risen = f" and {int((~right & table['robust']).sum())} of the others rise" if plain else ""
     return [
         f"clean accuracy: {verdicts.clean_accuracy:.2%}",
-        f"robust accuracy after {name}: {verdicts.robust_accuracy:.2%} (total time {cost.seconds:.1f} s)",
+        f"{what}: {verdicts.robust_accuracy:.2%} (total time {cost.seconds:.1f} s)",
         f"95 % interval: [{low:.2%}, {high:.2%}]; {int((right & ~table['robust']).sum())} of the {int(right.sum())} "
-        "images that were right fall",
+        f"images that were right fall{risen}",
         passes,
         *(f"sign: {words}" for words in verdicts.signs),
     ]

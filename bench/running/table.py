@@ -30,6 +30,7 @@ from bench.running.forecast import MANY, SHARE, SMALLER, Forecast, of_table
 from bench.running.train import Training
 from bench.subjects import data, models
 from bench.subjects.catalog import Catalog, coarse_steps
+from bench.subjects.corrupted import as_published
 from bench.subjects.device import choose_device
 from bench.subjects.own_data import Reading
 from bench.subjects.quick import AS_IT_IS, Arrangement
@@ -86,6 +87,7 @@ class Table:
         self.dataset.check_trainable()
         images = self.dataset.validation if spec.split == "validation" else self.dataset.test
         self.images = images.some(options.images or setting.images or len(images))
+        self.attacks = as_published(self.attacks, self.images, self.dataset, options.data_dir)
         measured = planning.Data(
             self.dataset.name,
             self.dataset.train.sha256,

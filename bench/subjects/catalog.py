@@ -21,6 +21,7 @@ from attacks.contract import Attack
 from attacks.pgd import MIM, PGD
 from bench.ground import packages
 from bench.ground.config import UserError, build, choose, override, read_toml, settings_of
+from bench.ledger.named import is_corruption, with_corruptions
 from bench.ledger.spec import CLEAN, TableSpec, table_path
 from bench.subjects import models, outside
 from trainers import TRAINERS
@@ -105,7 +106,7 @@ class Catalog:
         what it brings of its own.
         """
         tables = read_toml(Path(str(files("trainers") / "recipes.toml")))
-        tables["attacks"] = read_toml(Path(str(files("attacks") / "suite.toml")))
+        tables["attacks"] = with_corruptions(read_toml(Path(str(files("attacks") / "suite.toml"))))
         tables["suites"] = tables["attacks"].pop("suites")
         for path in [*([] if table is None else [table_path(table)]), *([] if file is None else [_settings(file)])]:
             own = read_toml(path)
@@ -183,7 +184,7 @@ class Catalog:
         self._used.add(name)
         kind = _pop(table, "attack", f"attack {name!r}", outside.known("attack", ATTACKS))
         found, where = outside.attack(kind), f"attack {name!r}"
-        if "threat" not in table and eps is not None and norm is not None:
+        if "threat" not in table and eps is not None and norm is not None and not is_corruption({"attack": kind}):
             table["threat"] = {"norm": norm, "eps": eps}
         attack = outside.built_attack(found, table, where)
         if eps is not None or norm is not None:
@@ -216,7 +217,7 @@ class Catalog:
     def _with_threat(self, name: str, attack: Attack, eps: float | None, norm: str | None) -> dict[str, Any]:
         """What another radius or norm changes of an attack's table."""
         known = attack.threat
-        if known.norm == "own":
+        if known.norm in ("own", "corruptions"):
             raise UserError(
                 f"attack {name!r} is bounded in parameters of its own and not in a norm; leave out --eps and --norm, "
                 f"or change its settings with --set {name}.KEY=VALUE"

@@ -72,7 +72,7 @@ def table(plan: Plan, results: Results) -> pd.DataFrame:
 def table_and_verdicts(plan: Plan, results: Results) -> tuple[pd.DataFrame, dict[tuple[str, str], Robust]]:
     """`table`, and (row, column) -> the verdicts behind each of its numbers. Raises UserError for a broken record."""
     lines, cells = _lines_and_verdicts(plan, results)
-    compared = between_rows(plan.rows, plan.columns, cells, plan.baseline)
+    compared = between_rows(plan.rows, plan.shown, cells, plan.baseline, plan.wrong)
     lines = [line | compared.get((line["row"], line["column"]), {}) for line in lines]
     frame = pd.DataFrame(lines, columns=COLUMNS)
     numbers = dict.fromkeys(("accuracy", "low", "high", "seed_spread", "reach", *COMPARED[:-1]), "float64")
@@ -182,7 +182,9 @@ def _line(
             without = [name for name, seeds in found.items() if any(one.state != OK for one in seeds)]
             line["error"] = f"{row} / {column}: no number for {', '.join(without)}"
         return line, None
-    verdicts = _verdicts(plan, plan.means.get(column, [column]), found)
+    verdicts = _verdicts(plan, plan.leaves(column), found)
+    if column in plan.wrong:
+        verdicts = verdicts._replace(robust=~verdicts.robust)
     value, spread = over_seeds(verdicts.robust)
     line |= {"n": value.n, "accuracy": value.value, "low": value.low, "high": value.high, "seed_spread": spread}
     if column in found:
@@ -210,7 +212,7 @@ def _proven(
     plan: Plan, column: str, found: Mapping[str, Sequence[Found]], results: Results
 ) -> certified.Bracket | None:
     """What is proven beside the number of an attack or a union."""
-    if column in plan.means:
+    if column in plan.means or column in plan.wrong:
         return None
     seeds = zip(*(found[one] for one in plan.attacked(column)), strict=True)
     return certified.beside(plan, [[one.record for one in parts if one.record] for parts in seeds], results)

@@ -6,7 +6,7 @@ row against every other, because which one is best is known only after looking, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -19,25 +19,32 @@ COLUMNS = ["difference", "difference_low", "difference_high", "p_baseline", "p_b
 
 
 class Robust(NamedTuple):
-    """A cell image by image. images [n]: their ids, sorted. robust: [seeds, n, columns] bool, see `ground.stats`."""
+    """A cell image by image. images [n]: their ids, sorted. robust: [seeds, n, columns] bool, see `ground.stats`; of an
+    error what is not.
+    """
 
     images: NDArray[np.int64]
     robust: NDArray[np.bool_]
 
 
 def between_rows(
-    rows: Sequence[str], columns: Sequence[str], cells: Mapping[tuple[str, str], Robust], baseline: str = ""
+    rows: Sequence[str],
+    columns: Sequence[str],
+    cells: Mapping[tuple[str, str], Robust],
+    baseline: str = "",
+    errors: Collection[str] = (),
 ) -> dict[tuple[str, str], dict[str, Any]]:
     """Cell (row, column) -> those of COLUMNS that it has. cells: those with a number, all on the same images.
 
     difference, difference_low, difference_high: row - baseline, a share, its interval not corrected. p_baseline,
-    p_best: adjusted; p_best is against the best of the column, and the best itself has none. best: whether the cell is
-    the best of its column or cannot be told apart from it; absent where a column has one number only.
+    p_best: adjusted; p_best is against the best of the column, and the best itself has none. errors: columns whose best
+    is the lowest. best: whether the cell is the best of its column or cannot be told apart from it; absent where a
+    column has one number only.
     """
     found: dict[tuple[str, str], dict[str, Any]] = {cell: {} for cell in cells}
     for cell, told in _against(baseline, rows, columns, cells).items():
         found[cell] |= told
-    for cell, told in _best(rows, columns, cells).items():
+    for cell, told in _best(rows, columns, cells, errors).items():
         found[cell] |= told
     return found
 
@@ -64,7 +71,10 @@ def _against(
 
 
 def _best(
-    rows: Sequence[str], columns: Sequence[str], cells: Mapping[tuple[str, str], Robust]
+    rows: Sequence[str],
+    columns: Sequence[str],
+    cells: Mapping[tuple[str, str], Robust],
+    errors: Collection[str],
 ) -> dict[tuple[str, str], dict[str, Any]]:
     """Every row against the best of its column; of equal ones the first is the best."""
     tests = {(column, *two): 1.0 for column in columns for two in pairs(rows, column, cells)}
@@ -74,7 +84,7 @@ def _best(
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for column in dict.fromkeys(column for column, _, _ in tests):
         numbers = {row: cells[row, column].robust.mean() for row in rows if (row, column) in cells}
-        best = max(numbers, key=lambda row: numbers[row])  # the first of equals
+        best = (min if column in errors else max)(numbers, key=lambda row: numbers[row])  # the first of equals
         for row in numbers:
             p = adjusted.get((column, row, best), adjusted.get((column, best, row)))
             found[row, column] = {"best": True} if p is None else {"p_best": p, "best": p > 1 - LEVEL}

@@ -56,7 +56,7 @@ def points(plan: Plan, frame: pd.DataFrame, results: Results) -> pd.DataFrame:
         return _overlap(plan, results)
     cells = {(cell.row, cell.column): cell for cell in reversed(plan.cells)}
     lines = []
-    for line in frame[frame["state"] == OK].to_dict("records"):
+    for line in frame[(frame["state"] == OK) & frame["column"].isin(plan.shown)].to_dict("records"):
         cell = cells[line["row"], plan.attacked(line["column"])[0]]  # any of a union's says which network it is
         if (place := _place(plan, line["column"], cell, results)) is not None:
             lines.append(place | {new: round(100 * line[old], 4) for old, new in SHARES.items()})

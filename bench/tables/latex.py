@@ -17,7 +17,7 @@ from bench.ground.stats import LEVEL
 from bench.ledger.budgets import radius
 from bench.ledger.find import OK
 from bench.ledger.plan import Plan
-from bench.tables.notation import percent, proven_words, signs
+from bench.tables.notation import counting, percent, proven_words, signs
 
 ROOMY = 6  # columns that a page holds in small type
 TRUST = r"@{\hspace{12pt}}l"  # the column
@@ -49,17 +49,17 @@ def table(plan: Plan, frame: pd.DataFrame, notes: list[str], trusted: list[str] 
     last column.
     """
     lines = {(line["row"], line["column"]): line for line in frame.to_dict("records")}
-    looks = {column: _looks([lines[row, column] for row in plan.rows]) for column in plan.columns}
+    looks = {one: _looks([lines[row, one] for row in plan.rows], one in plan.wrong) for one in plan.shown}
     body = []
     for place, row in enumerate(plan.rows):
-        of_row = [lines[row, column] for column in plan.columns]
+        of_row = [lines[row, column] for column in plan.shown]
         first = [_number(line, looks[line["column"]][place]) for line in of_row]
         cells = [_label(row), *first, *([] if trusted is None else [escape(trusted[place])])]
         below = [[_interval(line) for line in of_row] if intervals else [], [_bracket(line) for line in of_row]]
         body.append(" & ".join(cells) + r" \\")
         for under in filter(any, below):
             body.append(" & " + " & ".join([*under, *([] if trusted is None else [""])]) + r" \\[2pt]")
-    heads = ["", *(_label(column) for column in plan.columns), *([] if trusted is None else ["Trust"])]
+    heads = ["", *(_label(column) for column in plan.shown), *([] if trusted is None else ["Trust"])]
     return "\n".join(
         [
             *(["% has letters that pdfLaTeX may not know: compile with XeLaTeX or LuaLaTeX"] if _odd(plan) else []),
@@ -69,7 +69,7 @@ def table(plan: Plan, frame: pd.DataFrame, notes: list[str], trusted: list[str] 
             rf"\label{{tab:{plan.name}}}",
             r"\medskip",
             rf"{_size(len(heads) - 1)}",
-            rf"\begin{{tabular}}{{l{'r' * len(plan.columns)}{'' if trusted is None else TRUST}}}",
+            rf"\begin{{tabular}}{{l{'r' * len(plan.shown)}{'' if trusted is None else TRUST}}}",
             r"\toprule",
             " & ".join(heads) + r" \\",
             r"\midrule",
@@ -119,7 +119,7 @@ def _norm(name: str) -> str:
 
 def _odd(plan: Plan) -> bool:
     """Whether a letter is left that is neither ASCII nor Latin."""
-    shown = escape("".join([plan.title, *plan.rows, *plan.columns, plan.note, plan.source]))
+    shown = escape("".join([plan.title, *plan.rows, *plan.shown, plan.note, plan.source]))
     return any(not sign.isascii() and not unicodedata.name(sign, "").startswith("LATIN") for sign in shown)
 
 
@@ -136,15 +136,16 @@ def _caption(plan: Plan, frame: pd.DataFrame, intervals: bool) -> str:
     about = [
         f"{plan.title}. {'Mean accuracy' if many else 'Accuracy'} in percent on n = {plan.images} {plan.split} images "
         f"of {plan.dataset}, {plan.arch}",
-        "; an image counts if it is right without and with the attack.",
+        f"; {counting(plan)}.",
     ]
     if intervals:
         kind = "interval over seeds and images" if many else "Wilson interval"
         about.append(f" In brackets the {100 * LEVEL:.0f} % {kind}.")
     if many:
         about.append(f" \u00b1: standard deviation over {len(plan.seeds)} seeds.")
-    if any(_ranked([line for line in frame.to_dict("records") if line["column"] == one]) for one in plan.columns):
-        about.append(" The highest of a column is bold, the second underlined.")
+    if any(_ranked([line for line in frame.to_dict("records") if line["column"] == one]) for one in plan.shown):
+        errors = ", of an error the lowest" if plan.wrong else ""
+        about.append(f" The highest of a column is bold{errors}, the second underlined.")
     before, *after = map(_prose, about)
     return "".join([before, f", {shown}" if shown else "", *after])
 
@@ -155,9 +156,9 @@ def _ranked(lines: list[dict[Any, Any]]) -> list[float]:
     return sorted(set(shown), reverse=True) if len(shown) > 1 else []
 
 
-def _looks(lines: list[dict[Any, Any]]) -> list[str]:
-    """How each number of a column is set: bold, underlined or plain, as a template."""
-    ranks = _ranked(lines)
+def _looks(lines: list[dict[Any, Any]], lowest: bool) -> list[str]:
+    """How each number of a column is set: bold, underlined or plain, as a template. lowest: whether that is best."""
+    ranks = _ranked(lines)[:: -1 if lowest else 1]
     looks = dict(zip(ranks[:2], (r"\textbf{{{}}}", r"\underline{{{}}}"), strict=False))
     return [
         looks.get(float(percent(line["accuracy"], int(line["n"]))), "{}") if line["state"] == OK else "{}"

@@ -29,7 +29,18 @@ from bench.ledger.plan import Plan
 from bench.tables import latex
 from bench.tables.certified import Bracket
 from bench.tables.compare import COLUMNS as COMPARED
-from bench.tables.notation import ABOVE, BELOW, SICK, TIED, audit_words, percent, proven_words, signs
+from bench.tables.notation import (
+    ABOVE,
+    BELOW,
+    SICK,
+    TIED,
+    audit_words,
+    corrupted,
+    counting,
+    percent,
+    proven_words,
+    signs,
+)
 
 COMPARED_POINTS = ["difference_points", "difference_low_points", "difference_high_points"]
 
@@ -110,9 +121,9 @@ def _wide(plan: Plan, frame: pd.DataFrame, escape: Callable[[str], str] = str, b
     for line in frame.to_dict("records"):
         look = bold if line["best"] else "{}"
         cells[line["row"], line["column"]] = look.replace("{}", escape(_cell(line)))
-    content = [[cells[row, column] for column in plan.columns] for row in plan.rows]
+    content = [[cells[row, column] for column in plan.shown] for row in plan.rows]
     index = pd.Index([escape(row) for row in plan.rows], name=escape("Network"))
-    wide = pd.DataFrame(content, index=index, columns=[escape(column) for column in plan.columns])
+    wide = pd.DataFrame(content, index=index, columns=[escape(column) for column in plan.shown])
     if words := _trust_words(plan, frame):
         wide.insert(len(wide.columns), "Trust", words, allow_duplicates=True)
     return wide
@@ -147,10 +158,11 @@ def notes_of(plan: Plan, frame: pd.DataFrame) -> list[str]:
     interval = "95 % interval over seeds and images], sd over seeds" if many else "95 % Wilson interval]"
     notes = [
         f"{'Mean accuracy' if many else 'Accuracy'} in percent [{interval}, on n = {plan.images} {plan.split} images "
-        f"of {plan.dataset}; an image counts if it is right without and with the attack.",
+        f"of {plan.dataset}; {counting(plan)}.",
         f"Architecture {plan.arch}; seed{'s' if many else ''} {seeds}; recipes {', '.join(_recipes(plan))}.",
-        "Attacks: " + "; ".join(f"{column}: {plan.budgets[column]}" for column in plan.columns) + ".",
+        "Attacks: " + "; ".join(f"{column}: {plan.budgets[column]}" for column in plan.shown) + ".",
         f"Source: {plan.source}.",
+        *corrupted(plan),
         *_tested(plan, frame),
     ]
     if plan.note:

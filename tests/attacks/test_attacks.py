@@ -87,6 +87,7 @@ SETTINGS = {
         {"threat": ThreatModel("Linf", 0.05), "name": "PGD", "settings": {"steps": 6, "alpha": 0.02}},
         {"threat": ThreatModel("L2", 0.5), "name": "CW", "settings": {"c": 10, "steps": 10, "lr": 0.1}},
     ],
+    "corruption": [{"name": "impulse-noise", "severity": 5}],
     "pyautoattack": [{"threat": ThreatModel(norm, eps)} for norm, eps in (("Linf", 0.05), ("L2", 1.0), ("L1", 10.0))],
 }
 LONG = ("strong", "foolbox", "pyautoattack", "pointwise")  # of these the first is enough for every day
@@ -108,10 +109,13 @@ def test_an_attack_keeps_its_promises(law, attack):
 def test_the_docs_list_every_attack_of_the_suite_and_no_other():
     root = Path(__file__).parents[2]
     suite = tomllib.loads((root / "attacks" / "suite.toml").read_text())
-    suites = suite.pop("suites")
+    suites, corruptions = suite.pop("suites"), suite.pop("corruptions")
     section = (root / "docs" / "attacks.md").read_text().split("## Every attack")[1].split("\n## ")[0]
     rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
-    assert set(re.findall("`([^`]+)`", " ".join(rows))) == {name for name in suite if not name.endswith("-digits")}
+    listed = {name for name in suite if not name.endswith("-digits")} | {"c-NAME-SEVERITY"}
+    assert set(re.findall("`([^`]+)`", " ".join(rows))) == listed
+    page = (root / "docs" / "corruptions.md").read_text()
+    assert all(f"`{name}`" in page for name in corruptions["names"])
     assert all(f"`{name}`" in (root / "docs" / "attacks.md").read_text() for name in suites)
 
 

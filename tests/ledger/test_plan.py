@@ -149,8 +149,8 @@ def test_columns_at_a_radius_and_of_columns():
 @pytest.mark.parametrize(
     ("column", "words"),
     [
-        ({}, "needs one of attack, union, mean and certified"),
-        ({"attack": "cw", "union": ("Clean", "C&W")}, "needs one of attack, union, mean and certified"),
+        ({}, "needs one of attack, union, mean, error and certified"),
+        ({"attack": "cw", "union": ("Clean", "C&W")}, "needs one of attack, union, mean, error and certified"),
         ({"attack": "clean", "source": "at"}, "source and at go with an attack"),
         ({"union": ("Clean", "C&W"), "at": 0.5}, "source and at go with an attack"),
         ({"attack": "cw", "source_member": 1}, "source_member is a network of a source"),

@@ -123,14 +123,14 @@ def _section(name: str, plan: Plan, frame: pd.DataFrame, shelf: Shelf) -> Sectio
     more = ["Trust", "Training"]
     rows = []
     for row in plan.rows:
-        told = [_cell(plan, lines[row, column], shelf) for column in plan.columns]
+        told = [_cell(plan, lines[row, column], shelf) for column in plan.shown]
         rows.append((row, [*told, _trust(plan, row, trusted[row], shelf), _training(plan, row, shelf)]))
     drawn, items = charts.charts(plan, frame, shelf.results), pictures.gallery(plan, shelf.results)
     return Section(
         name,
         plan,
         _facts(plan, frame),
-        plan.columns,
+        plan.shown,
         more,
         rows,
         report.notes_of(plan, frame),
@@ -194,6 +194,7 @@ def _training(plan: Plan, row: str, shelf: Shelf) -> Cell:
 
 def _facts(plan: Plan, frame: pd.DataFrame) -> list[tuple[str, str]]:
     """What a reader looks for first."""
+    frame = frame[frame["column"].isin(plan.shown)]
     known = frame[frame["state"] == OK]
     facts = []
     if (column := looks.strongest(plan, frame)) and len(of_it := known[known["column"] == column]):
@@ -202,7 +203,7 @@ def _facts(plan: Plan, frame: pd.DataFrame) -> list[tuple[str, str]]:
         value, low, high = (notation.percent(best[name], n) for name in ("accuracy", "low", "high"))
         facts.append((f"{value} %", f"{best['row']}: the highest under {column} [{low}, {high}]"))
     facts.append((f"{plan.images}", f"{plan.split} images of {plan.dataset}, {plan.arch}"))
-    facts.append((f"{len(known)} of {len(frame)}", f"numbers: {len(plan.rows)} networks, {len(plan.columns)} columns"))
+    facts.append((f"{len(known)} of {len(frame)}", f"numbers: {len(plan.rows)} networks, {len(plan.shown)} columns"))
     marked = len({line["row"] for line in known.to_dict("records") if line["health"]})
     trusted = sum(str(words).startswith("ok") for words in frame.groupby("row")["trust"].first())
     facts.append((f"{trusted} of {len(plan.rows)}", f"networks diagnosed and trusted; {marked} with a mark (!)"))

@@ -50,6 +50,7 @@ def strongest(plan: Plan, frame: pd.DataFrame) -> str | None:
     if unions := [column for column in plan.unions if column in means]:
         return unions[-1]
     kinds = {cell.column: cell for cell in plan.cells if cell.column in means and cell.column_attack != CLEAN}
+    kinds = {column: cell for column, cell in kinds.items() if column in plan.shown}
     whole = {column: cell for column, cell in kinds.items() if cell.at is None}
     in_a_norm = [column for column, cell in whole.items() if _norm(plan, cell) != "own"]
     if chosen := in_a_norm or list(whole):
@@ -143,11 +144,11 @@ def _marked(results: Results, cell: Cell) -> dict[str, int]:
 
 
 def _records(plan: Plan, row: str, results: Results) -> dict[str, tuple[Cell, list[EvalRecord]]]:
-    """Column -> one of its cells, and the records of all seeds, each in the order of its images; only columns of which
-    every seed has its record.
+    """Column -> one of its cells, and the records of all seeds, each in the order of its images; only columns that are
+    shown and of which every seed has its record.
     """
     found: dict[str, tuple[Cell, list[EvalRecord]]] = {}
-    for cell in plan.cells:
+    for cell in (one for one in plan.cells if one.column in plan.shown):
         if cell.row == row and (record := find(plan, cell, results).record) is not None:
             ordered = replace(record, images=record.images.sort_values("image", ignore_index=True))
             found.setdefault(cell.column, (cell, []))[1].append(ordered)
