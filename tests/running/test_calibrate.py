@@ -16,22 +16,24 @@ from bench.running.calibrate import bisect, widest
 from bench.subjects.catalog import Catalog
 
 MODEL = """
+import copy
 import torch
 from torch import nn
+from bench.subjects import data
+
+with torch.random.fork_rng():
+    torch.manual_seed(0)
+    NETWORK = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    train = data.load("digits").train
+    optimizer = torch.optim.Adam(NETWORK.parameters(), 0.01)
+    for _ in range(40):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(NETWORK(train.x), train.y).backward()
+        optimizer.step()
 
 
 def make_model():
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
-    from bench.subjects import data
-    train = data.load("digits").train
-    with torch.random.fork_rng():
-        optimizer = torch.optim.Adam(network.parameters(), 0.01)
-        for _ in range(60):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(network(train.x), train.y).backward()
-            optimizer.step()
-    return network.eval()
+    return copy.deepcopy(NETWORK).eval()
 """
 
 
