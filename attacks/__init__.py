@@ -8,6 +8,7 @@ from attacks.adapters.foolbox import Foolbox
 from attacks.adapters.torchattacks import TorchAttacks
 from attacks.apgd import APGD
 from attacks.autoattack import AutoAttack
+from attacks.blur import Blur
 from attacks.boundary import Boundary
 from attacks.corruption import Corruption
 from attacks.cw import CarliniWagnerLinf
@@ -16,20 +17,28 @@ from attacks.ddn import DDN
 from attacks.deepfool import DeepFool
 from attacks.elastic import Elastic
 from attacks.fab import FAB
+from attacks.fbm import FBM
 from attacks.fmn import FMN
 from attacks.fog import Fog
 from attacks.gabor import Gabor
 from attacks.gaussian import GaussianNoise
+from attacks.glitch import Glitch
+from attacks.hsv import HSV
 from attacks.jpeg import JPEG
+from attacks.kaleidoscope import Kaleidoscope
 from attacks.multi_steepest import MSD
 from attacks.patterns import Patterns
 from attacks.pgd import FGSM, MIM, PGD
+from attacks.pixel import Pixel
 from attacks.pma import PMA
 from attacks.pointwise import Pointwise
 from attacks.salt_and_pepper import SaltAndPepper
 from attacks.sigma_zero import SigmaZero
+from attacks.snow import Snow
 from attacks.square import Square
 from attacks.strong import Strong
+from attacks.whirlpool import Whirlpool
+from attacks.wood import Wood
 
 ATTACKS = {
     "fgsm": FGSM,
@@ -46,6 +55,15 @@ ATTACKS = {
     "gabor": Gabor,
     "elastic": Elastic,
     "jpeg": JPEG,
+    "blur": Blur,
+    "fbm": FBM,
+    "glitch": Glitch,
+    "hsv": HSV,
+    "kaleidoscope": Kaleidoscope,
+    "pixel": Pixel,
+    "snow": Snow,
+    "whirlpool": Whirlpool,
+    "wood": Wood,
     "salt-and-pepper": SaltAndPepper,
     "pointwise": Pointwise,
     "gaussian-noise": GaussianNoise,

@@ -26,7 +26,7 @@ class ThreatModel:
     """The legal x_adv for an image x in [0, 1].
 
     norm: "Linf", "L2", "L1", "L0" (number of changed values), or "own": no single distance is the bound, and `contains`
-    checks the box alone. Fog, gabor, elastic and jpeg bound parameters that an image does not show; an attack whose
+    checks the box alone. Fog and those like it bound parameters that an image does not show; an attack whose
     bound can be seen says it as `balls` (see `balls_of`). "corruptions" (RobustBench's word): nothing is chosen against
     the network, so every image is changed, also one that is wrong as it is, and counts if it is right when changed;
     `contains` checks the box alone.
@@ -94,9 +94,10 @@ class Attack(Protocol):
     closest: True for a minimal-norm attack. It returns the closest fooling image it found, inside [0, 1] but perhaps
     beyond eps, and x itself where it found none. Whether that counts is read off the distance, for any eps.
 
-    Three members are optional: `balls`, threat models of which x_adv must be inside one (see `balls_of`);
+    Five members are optional: `balls`, threat models of which x_adv must be inside one (see `balls_of`);
     `passes(classes)`, its `Budget` on a network of so many classes (see `budget_of`); `parts`, the attacks that it is
-    made of, one after the other, each on what stands.
+    made of, one after the other, each on what stands; `channels`, how many an image may have (see `check_channels`);
+    `widest`, of the norm "own": the eps beyond which nothing more can happen.
     """
 
     @property
@@ -123,6 +124,16 @@ def balls_of(attack: Attack) -> tuple[ThreatModel, ...]:
     """What its x_adv may lie in, one of these: its `balls`, or `threat` alone."""
     found: tuple[ThreatModel, ...] = getattr(attack, "balls", (attack.threat,))
     return found
+
+
+def check_channels(attack: Attack, x: Tensor) -> None:
+    """x [N, C, H, W]. Raises ValueError where the attack says its `channels`, such as (3,) of one on colours, and C is
+    not among them.
+    """
+    known = getattr(attack, "channels", (x.shape[1],))
+    if x.shape[1] not in known:
+        shown = " or ".join(map(str, known))
+        raise ValueError(f"{type(attack).__name__} knows images of {shown} channels; these have {x.shape[1]}")
 
 
 def budget_of(attack: Attack, classes: int) -> Budget | None:

@@ -55,6 +55,7 @@ class JPEG:
     """
 
     closest: ClassVar[bool] = False
+    channels: ClassVar[tuple[int, ...]] = (1, 3)
     threat: ThreatModel
     steps: int = 200
     step: float | None = None

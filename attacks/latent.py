@@ -1,8 +1,9 @@
-"""Sign-gradient ascent on latent variables: the one loop of fog, gabor, elastic and jpeg.
+"""Gradient ascent on latent variables: the one loop of fog, gabor, elastic, jpeg and those that came after them.
 
 Kang et al. 2019, https://arxiv.org/abs/1908.08016: an image is rendered from variables that live in a box of
 their own; K times v <- clamp(v + step * sign(d cross entropy / dv)), starting at random; the last rendering
-is judged.
+is judged. In its third version pixel and whirlpool step along the gradient, by an L2 length, and pixel, snow and
+whirlpool hold their variables in an L2 ball.
 
 Differs from the authors' code: untargeted (theirs evaluates towards a random class); an image leaves the loop
 at its first success (`stop = "first"`; "last" judges the last rendering only, as theirs); variables belong to
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from attacks.contract import ThreatModel
 from attacks.losses import cross_entropy
+from attacks.norms import TINY, per_image, project_l2
 from attacks.target import Target, default_batch_size
 
 Stop = Literal["first", "last"]
@@ -32,7 +34,8 @@ class Scene:
     latent: [N, ...], the start, in x's dtype. render: (latent, x, *given) -> images like x, image by image
     and in [0, 1]; differentiable in latent. given: what else render needs, [N, ...] each. step, low, high:
     broadcast against one image's latent. free: [N, ...] or None; multiplies the latent after each step, so 0
-    means "held at 0".
+    means "held at 0". along: what a step follows, the gradient's sign, or the gradient itself, then of that L2 length.
+    radius: no latent is longer in L2, where there is one; the box, which then holds 0, comes after it.
     """
 
     latent: Tensor
@@ -42,6 +45,8 @@ class Scene:
     high: Tensor
     given: tuple[Tensor, ...] = ()
     free: Tensor | None = None
+    along: Literal["sign", "gradient"] = "sign"
+    radius: float | None = None
 
 
 def ascend(target: Target, x: Tensor, y: Tensor, scene: Scene, steps: int, stop: Stop) -> Tensor:
@@ -85,7 +90,9 @@ class _Work:
 
     def move(self, rows: slice, grad: Tensor) -> None:
         """One step up the gradient of latent[rows], in place, back into the box."""
-        moved = self.latent[rows] + self.scene.step * grad.sign()
+        direction = grad.sign() if self.scene.along == "sign" else unit_l2(grad)
+        moved = self.latent[rows] + self.scene.step * direction
+        moved = moved if self.scene.radius is None else project_l2(moved, self.scene.radius)
         moved = torch.minimum(torch.maximum(moved, self.scene.low), self.scene.high)
         self.latent[rows] = moved if self.free is None else moved * self.free[rows]
 
@@ -94,6 +101,13 @@ class _Work:
         self.place, self.x, self.y = self.place[standing], self.x[standing], self.y[standing]
         self.latent, self.given = self.latent[standing], tuple(g[standing] for g in self.given)
         self.free = None if self.free is None else self.free[standing]
+
+
+def unit_l2(values: Tensor) -> Tensor:
+    """[B, ...] -> the same directions, each of L2 length 1; 0 stays 0."""
+    # by the largest first: squares of small gradients vanish
+    values = values / per_image(values.flatten(1).abs().amax(1).clamp_min(TINY), values)
+    return values / per_image(values.flatten(1).norm(dim=1).clamp_min(TINY), values)
 
 
 def check_settings(name: str, threat: ThreatModel, steps: int, step: float | None) -> None:

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import click
 
-from bench.commands import attacking, certify, completing, exchange, filling, reading, verifying
+from bench.commands import attacking, calibrating, certify, completing, exchange, filling, reading, verifying
 from bench.commands.options import RESULTS, complain
 from bench.ground.config import UserError, choose
 from bench.ground.terminal import tell
@@ -48,8 +48,8 @@ def list_(what: str, results: Path) -> int:
 
 
 for _command in (
-    filling.run, filling.train, attacking.attack, attacking.diagnose, attacking.tune, certify.certify, verifying.verify,
-    reading.report, reading.check, reading.diff, exchange.export_, exchange.import_,
+    filling.run, filling.train, attacking.attack, attacking.diagnose, attacking.tune, calibrating.calibrate,
+    certify.certify, verifying.verify, reading.report, reading.check, reading.diff, exchange.export_, exchange.import_,
 ):  # fmt: skip
     app.add_command(_command)
 

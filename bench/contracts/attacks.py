@@ -30,6 +30,12 @@ def problem(
         return model, x, model(x).argmax(1)
 
 
+def shaped(attack: Attack, channels: int, side: int) -> tuple[int, int, int]:
+    """The shape, with as many channels as the attack knows where it does not know so many."""
+    known = getattr(attack, "channels", (channels,))
+    return (channels if channels in known else known[0], side, side)
+
+
 def run(attack: Attack, found: Problem, batch_size: int | None = None, ids: Tensor | None = None) -> Tensor:
     """x_adv of the problem's images, which are judged only by their ids."""
     model, x, y = found
@@ -38,7 +44,8 @@ def run(attack: Attack, found: Problem, batch_size: int | None = None, ids: Tens
 
 def stays_in_its_threat_model(attack: Attack) -> None:
     """Shape and type of the images, finite, inside [0, 1] and the radius, on several sizes and class counts."""
-    for shape, classes in (((1, 8, 8), 2), ((3, 32, 32), 1000), ((3, 64, 64), 10)):
+    for channels, side, classes in ((1, 8, 2), (3, 32, 1000), (3, 64, 10)):
+        shape = shaped(attack, channels, side)
         _check(attack, problem(shape, classes, 3, torch.float32), f" on images {shape} of {classes} classes")
 
 
@@ -98,7 +105,7 @@ def does_not_see_the_other_images(attack: Attack) -> None:
 
 def bears_what_cannot_be_fooled(attack: Attack) -> None:
     """A constant network, which has no gradient, and no images at all."""
-    model, x, _ = problem((1, 8, 8), 3, 12)
+    model, x, _ = problem(shaped(attack, 1, 8), 3, 12)
     with torch.no_grad():
         model[-1].weight.zero_()  # type: ignore[index]
         model[-1].bias.copy_(torch.tensor([1.0, 0.0, 0.0]))  # type: ignore[index]
@@ -145,7 +152,7 @@ def hides_no_error(attack: Attack) -> None:
 
 def spends_no_more_than_it_says(attack: Attack) -> None:
     """Where it has `passes`, from which times are estimated, no image costs more."""
-    model, x, y = problem((1, 8, 8), 4, 6)
+    model, x, y = problem(shaped(attack, 1, 8), 4, 6)
     budget, target = budget_of(attack, 4), Target(model).counting(len(x))
     if budget is None:
         return

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.adapters import LibraryError
-from attacks.contract import Attack, ThreatModel, balls_of, inside
+from attacks.contract import Attack, ThreatModel, balls_of, check_channels, inside
 from attacks.model import ModelError
 from attacks.noise import Noise, derive_seed
 from attacks.norms import distance
@@ -212,8 +212,14 @@ def check_transfer(name: str, attack: Attack | None) -> Attack:
 
 
 def _run(name: str, attack: Attack, target: Target, images: Images, seed: int) -> Tensor:
-    """What the attack makes of x, checked; it sees draws of its own, where it sees several. Raises AttackError."""
+    """What the attack makes of x, checked; it sees draws of its own, where it sees several. Raises AttackError, and
+    UserError for images that it does not know.
+    """
     x, noise = images.x, Noise(derive_seed("attack", name, seed), images.ids)
+    try:
+        check_channels(attack, x)
+    except ValueError as error:
+        raise UserError(f"{name}: {error}; take another attack") from error
     try:
         with seeded(seed, "attack", name) if target.draws > 1 else nullcontext():
             x_adv = attack(target, x, images.y, noise)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from itertools import product
@@ -18,6 +18,8 @@ from typing import Any
 
 from attacks import ATTACKS
 from attacks.contract import Attack
+from attacks.fog import Fog
+from attacks.gabor import Gabor
 from attacks.pgd import MIM, PGD
 from bench.ground import packages
 from bench.ground.config import UserError, build, choose, override, read_toml, settings_of
@@ -226,10 +228,29 @@ class Catalog:
             raise UserError(f"attack {name!r} has a radius in {known.norm}; give the one in {norm} with --eps")
         eps = known.eps if eps is None else eps
         changes: dict[str, Any] = {"threat": {"norm": norm or known.norm, "eps": eps}}
-        chosen = any(fnmatchcase(f"{name}.step", assigned) for assigned in self._assigned)
-        if isinstance(attack, (PGD, MIM)) and known.eps and not chosen:  # the step of C&W is no distance between images
+        # the step of C&W is no distance between images
+        if isinstance(attack, (PGD, MIM)) and known.eps and not self._sets_step(name):
             changes["step"] = attack.step * eps / known.eps
         return changes
+
+    def _sets_step(self, name: str) -> bool:
+        """Whether an assignment sets the attack's step."""
+        return any(fnmatchcase(f"{name}.step", assigned) for assigned in self._assigned)
+
+    def at_radius(self, name: str, eps: float) -> Attack:
+        """The attack of that name at another radius, also one that bounds itself; its step then changes in proportion,
+        where it is one of variables that the radius bounds. Raises UserError.
+        """
+        known, _ = self.attack(name)
+        if known is None or known.threat.norm != "own":
+            found, _ = self.attack(name, eps)
+            assert found is not None, name
+            return found
+        changes: dict[str, Any] = {"threat": replace(known.threat, eps=eps)}
+        step = getattr(known, "step", None)
+        if step is not None and known.threat.eps and not isinstance(known, (Fog, Gabor)) and not self._sets_step(name):
+            changes["step"] = step * eps / known.threat.eps
+        return replace(known, **changes)  # type: ignore[type-var]
 
     def parts(self, names: Sequence[str]) -> list[str]:
         """Names of attacks and suites -> names of attacks, each once."""
