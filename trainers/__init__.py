@@ -13,6 +13,7 @@ from trainers.cat import CAT
 from trainers.dd import DD
 from trainers.dml import DML
 from trainers.igdm import IGDM
+from trainers.ikl import IKL
 from trainers.lbgat import LBGAT
 from trainers.mart import MART
 from trainers.mat import MAT
@@ -31,6 +32,7 @@ TRAINERS = {
     "alp": ALP,
     "trades": TRADES,
     "mart": MART,
+    "ikl": IKL,
     "dd": DD,
     "ard": ARD,
     "rslad": RSLAD,

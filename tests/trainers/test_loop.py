@@ -49,7 +49,7 @@ CATALOG = Catalog()
 EVERYTHING = dataclasses.replace(SCHEDULE, ema=0.9, awp=0.02, awp_after=1, label_smoothing=0.1, patience=9)
 
 
-@pytest.mark.parametrize("name", ["at", "mat", "mat-mp", "at-avg", "ard"])
+@pytest.mark.parametrize("name", ["at", "mat", "mat-mp", "at-avg", "ard", "ikl"])
 def test_with_every_module_a_training_that_stops_in_the_middle_of_epochs_ends_in_the_same_bits(name: str):
     goes_on_in_the_same_bits(method(name), EVERYTHING)
 
