@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trainers.act import ACT
 from trainers.adaad import AdaAD
+from trainers.adr import ADR
 from trainers.alp import ALP
 from trainers.ard import ARD
 from trainers.at import AT
@@ -33,6 +34,7 @@ TRAINERS = {
     "trades": TRADES,
     "mart": MART,
     "ikl": IKL,
+    "adr": ADR,
     "dd": DD,
     "ard": ARD,
     "rslad": RSLAD,

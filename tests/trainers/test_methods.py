@@ -475,6 +475,7 @@ PASSES = {  # forward and backward passes for each image of a batch
     ("trades", ""): (K + 3, K + 2),
     ("mart", ""): (K + 2, K + 2),
     ("ikl", ""): (K + 3, K + 2),
+    ("adr", ""): (K + 2, K + 1),
     ("act", ""): (K + 2, K + 2),
     ("dml", ""): (N, N),
     ("mat", ""): (N * (K + 2), N * (K + 2)),
