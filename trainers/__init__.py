@@ -13,6 +13,7 @@ from trainers.at_multi import ATMSD, ATAvg, ATMax
 from trainers.cat import CAT
 from trainers.dd import DD
 from trainers.dml import DML
+from trainers.e_at import EAT
 from trainers.igdm import IGDM
 from trainers.ikl import IKL
 from trainers.lbgat import LBGAT
@@ -49,6 +50,7 @@ TRAINERS = {
     "at-avg": ATAvg,
     "at-max": ATMax,
     "at-msd": ATMSD,
+    "e-at": EAT,
     "mat-mp": MATMP,
     "cat": CAT,
     "regmix": RegMix,

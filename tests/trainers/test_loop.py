@@ -49,7 +49,7 @@ CATALOG = Catalog()
 EVERYTHING = dataclasses.replace(SCHEDULE, ema=0.9, awp=0.02, awp_after=1, label_smoothing=0.1, patience=9)
 
 
-@pytest.mark.parametrize("name", ["at", "mat", "mat-mp", "at-avg", "ard", "ikl", "adr"])
+@pytest.mark.parametrize("name", ["at", "mat", "mat-mp", "at-avg", "ard", "ikl", "adr", "e-at"])
 def test_with_every_module_a_training_that_stops_in_the_middle_of_epochs_ends_in_the_same_bits(name: str):
     goes_on_in_the_same_bits(method(name), EVERYTHING)
 
@@ -157,6 +157,7 @@ def test_learning_rates_are_the_schedule():
         (["trades-code"], [75]),
         (["mart-code-wrn"], [75, 90]),
         (["act-code"], [60, 120, 160]),
+        (["e-at-code"], [71]),  # after 70 whole epochs
         (["adr-code"], [101, 151]),
     ],
 )
