@@ -23,6 +23,7 @@ from trainers.mat_mp import MATMP
 from trainers.mat_offline import MATOffline
 from trainers.natural import Natural
 from trainers.peeraid import PeerAiD
+from trainers.ramp import RAMP
 from trainers.regmix import RegMix
 from trainers.rslad import RSLAD
 from trainers.trades import TRADES
@@ -51,6 +52,7 @@ TRAINERS = {
     "at-max": ATMax,
     "at-msd": ATMSD,
     "e-at": EAT,
+    "ramp": RAMP,
     "mat-mp": MATMP,
     "cat": CAT,
     "regmix": RegMix,

@@ -157,7 +157,7 @@ def test_learning_rates_are_the_schedule():
         (["trades-code"], [75]),
         (["mart-code-wrn"], [75, 90]),
         (["act-code"], [60, 120, 160]),
-        (["e-at-code"], [71]),  # after 70 whole epochs
+        (["e-at-code", "ramp-code"], [71]),  # after 70 whole epochs
         (["adr-code"], [101, 151]),
     ],
 )

@@ -483,6 +483,7 @@ PASSES = {  # forward and backward passes for each image of a batch
     ("at-max", ""): (M * (K + 1) + 1, M * K + 1),
     ("at-msd", ""): (4 * S + 1, S + 1),
     ("e-at", ""): (K + 1, K + 1),
+    ("ramp", ""): (M * (K + 1), M * (K + 1)),
     ("mat-mp", "avg"): (2 * M * K + (M + 1) + 2 * M, 2 * M * K + (M + 1) + 2 * M),
     ("mat-mp", "max"): (2 * M * K + M + (M + 1) + M + 1, 2 * M * K + (M + 1) + M + 1),
     ("mat-mp", "msd"): (M * K + 4 * S + (M + 1) + M + 1, M * K + S + (M + 1) + M + 1),
