@@ -26,6 +26,7 @@ from trainers.peeraid import PeerAiD
 from trainers.ramp import RAMP
 from trainers.regmix import RegMix
 from trainers.rslad import RSLAD
+from trainers.saad import SAAD
 from trainers.trades import TRADES
 
 TRAINERS = {
@@ -42,6 +43,7 @@ TRAINERS = {
     "rslad": RSLAD,
     "adaad": AdaAD,
     "igdm": IGDM,
+    "saad": SAAD,
     "peeraid": PeerAiD,
     "lbgat": LBGAT,
     "act": ACT,

@@ -466,6 +466,7 @@ PASSES = {  # forward and backward passes for each image of a batch
     ("rslad", ""): (K + 3, K + 2),
     ("adaad", ""): (2 * K + 2, 2 * K + 1),
     ("igdm", ""): (2 * K + 4, 2 * K + 2),
+    ("saad", ""): (K + 6, K + 4),
     ("peeraid", ""): (K + 4, K + 3),
     ("lbgat", ""): (K + 3, K + 2),
     ("mat-offline", ""): (K + 2, K + 1),
