@@ -20,7 +20,7 @@ from attacks.model import ModelError
 from attacks.noise import Noise
 from attacks.pgd import PGD, Start, ascend, start_point
 from attacks.target import Precision, Target
-from trainers.network import Beside, Mode, called, in_mode, masked_words, masks
+from trainers.network import Beside, Mode, Shown, called, in_mode, masked_words, masks
 from trainers.passes import Passes
 
 T = TypeVar("T")
@@ -53,10 +53,10 @@ class Inner:
 class Trainer(Protocol):
     """Settings of a method. `version` goes up when a change of the code changes its results.
 
-    inner: the attack, also for validation. Four members are optional: `against(n)`, where networks of the cohort are
+    inner: the attack, also for validation. Five members are optional: `against(n)`, where networks of the cohort are
     trained against other things than `inner` (see `perturbations`), `rounds`, where a batch is more than one step of
-    the optimisers (see `rounds_of`), `teachers`, where a frozen network teaches (see `teachers_of`), and `ensemble`,
-    where the networks also count as one (see `is_ensemble`).
+    the optimisers (see `rounds_of`), `teachers`, where a frozen network teaches (see `teachers_of`), `average`, where
+    averaged weights teach (see `average_of`), and `ensemble`, where the networks also count as one (see `is_ensemble`).
     """
 
     inner: Inner
@@ -92,6 +92,11 @@ def teachers_of(trainer: Trainer) -> int:
     return int(getattr(trainer, "teachers", 0))
 
 
+def average_of(trainer: Trainer) -> float:
+    """The decay of the averaged weights that the method learns from (`Cohort.averaged`); 0 is none."""
+    return float(getattr(trainer, "average", 0.0))
+
+
 def is_ensemble(trainer: Trainer) -> bool:
     """Whether the mean of all its networks is a network of the registry too."""
     return bool(getattr(trainer, "ensemble", False))
@@ -109,7 +114,8 @@ class Cohort:
     """The networks, and what one batch may do with them. Passes are counted in images.
 
     label_smoothing: what a method hands to the cross-entropy of its loss, never to that of its attack. teachers: frozen
-    networks that the method learns from. passes: how they are run.
+    networks that the method learns from. passes: how they are run. averages: of the networks' weights; () where none
+    are kept.
     """
 
     def __init__(
@@ -119,16 +125,19 @@ class Cohort:
         label_smoothing: float = 0.0,
         teachers: Sequence[nn.Module] = (),
         passes: Passes | None = None,
+        averages: Sequence[nn.Module] = (),
     ) -> None:
-        self.networks, self.teachers = list(networks), list(teachers)
+        self.networks, self.teachers, self.averages = list(networks), list(teachers), list(averages)
         self.passes = passes or Passes()
         self.precision: Precision = precision
         self.label_smoothing = label_smoothing
         self.noise = Noise(0, torch.arange(0))  # the loop sets each batch's own
         self.round = 0  # counted by the loop where a method has several `rounds`
         self.progress = 1.0  # epoch / epochs, in (0, 1]: set by the loop
+        self.memory: dict[str, Tensor] = {}  # of the batches before: see `note`
         self.forward_passes = 0
         self.backward_passes = 0
+        self._noted: dict[str, Tensor] = {}
         self._masked: dict[str, Tensor] = {}  # who -> bool on the device: no GPU is waited for before it is read
         self._made: list[Any] = []
         self._kept: Iterator[Any] | None = None
@@ -153,6 +162,23 @@ class Cohort:
         self._made.append(made)
         return made
 
+    def note(self, name: str, value: Tensor) -> None:
+        """Keeps a constant for the batches that follow, by a name: statistics that a method runs over a training.
+
+        Seen by `recall` when the batch is done, so that the loss of a batch that is asked for again is the same; what
+        is noted last counts. The loop keeps it in its checkpoints.
+        """
+        self._noted[name] = value.detach()
+
+    def recall(self, name: str) -> Tensor | None:
+        """What a batch before this one has noted last; None where none has."""
+        return self.memory.get(name)
+
+    def remember(self) -> None:
+        """The batch is done."""
+        self.memory.update(self._noted)
+        self._noted = {}
+
     def attack(self, n: int, x: Tensor, y: Tensor, inner: Inner, loss: Loss) -> Tensor:
         """x_adv [B, C, H, W] against network n: ascends `loss(logits, y)`; y is whatever the loss compares with.
 
@@ -169,25 +195,37 @@ class Cohort:
         logits of the teacher)`, differentiated through both. The rest as in `attack`.
         """
 
-        def make() -> Tensor:
-            pair, noise = [self.networks[n], self._teacher], self.noise_of(n)
-            with in_mode(pair[0], inner.bn), in_mode(pair[1], "eval"):
-                quick = Beside([self.passes.frozen(network) for network in pair])
-                target = Target(Beside(pair), len(x), self.precision, allow_training=True, quick=quick)
-                x_adv = ascend(
-                    inner.pgd(inner.steps),
-                    target,
-                    x,
-                    noise.ids,
-                    lambda logits, _: loss(*logits.chunk(2, 1)),
-                    noise.ids,
-                    noise,
-                )[0]
-            self.forward_passes += len(pair) * target.forward_passes
-            self.backward_passes += len(pair) * target.backward_passes
-            return x_adv
+        ids = self.noise.ids
+        return self.once(
+            lambda: self._beside(n, self._teacher, x, ids, inner, lambda out, _: loss(*out.chunk(2, 1)), asked=2)
+        )
 
-        return self.once(make)
+    def attack_seeing(
+        self, n: int, x: Tensor, goal: Tensor, inner: Inner, loss: Callable[[Tensor, Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """x_adv [B, C, H, W] against network n: ascends `loss(logits, images, goal)`, which sees the images on which
+        the network is asked too, as rows [B, C H W], and is differentiated through both. The rest as in `attack`.
+        """
+        pixels = x[0].numel()
+
+        def split(out: Tensor, goal: Tensor) -> Tensor:
+            logits, images, zero = out.split([out.shape[1] - pixels - 1, pixels, 1], 1)
+            return loss(logits, images - zero, goal)
+
+        return self.once(lambda: self._beside(n, Shown(), x, goal, inner, split, asked=1))
+
+    def _beside(
+        self, n: int, other: nn.Module, x: Tensor, goal: Tensor, inner: Inner, loss: Loss, *, asked: int
+    ) -> Tensor:
+        """An attack on network n and what stands beside it, in one row. asked: how many of the two are networks."""
+        pair = [self.networks[n], other]
+        with in_mode(pair[0], inner.bn), in_mode(other, "eval"):
+            quick = Beside([self.passes.frozen(pair[0]), self.passes.frozen(other) if asked == 2 else other])
+            target = Target(Beside(pair), len(x), self.precision, allow_training=True, quick=quick)
+            x_adv = ascend(inner.pgd(inner.steps), target, x, self.noise.ids, loss, goal, self.noise_of(n))[0]
+        self.forward_passes += asked * target.forward_passes
+        self.backward_passes += asked * target.backward_passes
+        return x_adv
 
     def craft(self, n: int, batch: int, mode: Mode, attack: Callable[[Target], Tensor]) -> Tensor:
         """What an attack makes of network n in that mode, in batches of that many images; passes are counted."""
@@ -221,6 +259,27 @@ class Cohort:
     def taught(self, x: Tensor) -> Tensor:
         """The frozen teacher on x [B, C, H, W], in evaluation mode -> logits [B, K] float32, a constant."""
         return self._forward(self._teacher, "the teacher", x, "eval", grad=False)
+
+    def taught_slope(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
+        """The frozen teacher's logits [B, K] on x and the gradient, like x, of `loss(logits, y)` in the image:
+        constants, from one pass forward and one back.
+        """
+
+        def make() -> tuple[Tensor, Tensor]:
+            with in_mode(self._teacher, "eval"):
+                target = Target(self._teacher, len(x), self.precision, quick=self.passes.frozen(self._teacher))
+                _, slope, logits = target.loss_grad(x, y, loss)
+            self.forward_passes += target.forward_passes
+            self.backward_passes += target.backward_passes
+            return logits, slope
+
+        return self.once(make)
+
+    def averaged(self, n: int, x: Tensor) -> Tensor:
+        """The average of network n's weights on x [B, C, H, W], in evaluation mode -> logits [B, K] float32, a
+        constant. Where no average is kept it is the network itself, as an average is where it begins.
+        """
+        return self._forward((self.averages or self.networks)[n], f"the average of network {n + 1}", x, "eval", False)
 
     @property
     def _teacher(self) -> nn.Module:

@@ -13,6 +13,16 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from trainers.contract import Trainer, average_of
+from trainers.schedule import Schedule
+
+
+def decay_of(trainer: Trainer, schedule: Schedule) -> float:
+    """Of the average that a training keeps: the schedule's, where there is one, else what the method learns from; 0 is
+    none. So a method that is to learn from an average learns from the one that is validated and kept, if any is.
+    """
+    return schedule.ema or average_of(trainer)
+
 
 def decay_at(decay: float, batches: int) -> float:
     """The decay after so many batches, counted from 0."""

@@ -168,13 +168,14 @@ class _Run:
         self.passes, self.run_as = passes_for(schedule.compile, schedule.batch_size, train.x.device)
         self.passes.arrange([*networks, *teachers])
         who = [f"network {n}" for n in range(1, len(networks) + 1)]
-        self.averages = [copied(*one) for one in zip(networks, who, strict=True)] if schedule.ema else []
+        self.decay, self.memory = ema.decay_of(trainer, schedule), dict[str, Tensor]()
+        self.averages = [copied(*one) for one in zip(networks, who, strict=True)] if self.decay else []
         self.optimizers = [_optimizer(*one, schedule) for one in zip(networks, who, strict=True)]
 
     @property
     def judged(self) -> list[nn.Module]:
-        """The networks that are validated and kept: with EMA the averages."""
-        return self.averages or self.networks
+        """The networks that are validated and kept: with `schedule.ema` the averages."""
+        return self.averages if self.schedule.ema else self.networks
 
     def epoch(
         self, epoch: int, partial: Partial, validation: Split, step_done: Callable[[Partial], None]
@@ -206,8 +207,9 @@ class _Run:
     def _train(self, epoch: int, partial: Partial, step_done: Callable[[Partial], None]) -> None:
         """The batches of an epoch that are not done yet; `partial` is kept up to date."""
         schedule = self.schedule
-        cohort = Cohort(self.networks, schedule.precision, schedule.label_smoothing, self.teachers, self.passes)
-        cohort.progress = epoch / schedule.epochs
+        about = schedule.precision, schedule.label_smoothing, self.teachers, self.passes, self.averages
+        cohort = Cohort(self.networks, *about)
+        cohort.progress, cohort.memory = epoch / schedule.epochs, self.memory
         cohort.forward_passes, cohort.backward_passes = partial.forward_passes, partial.backward_passes
         generator = torch.Generator().manual_seed(derive_seed("order", self.seed, epoch))
         order = torch.randperm(len(self.train.x), generator=generator).to(self.train.x.device)
@@ -224,7 +226,7 @@ class _Run:
                     cohort.check_masks()
                 if epoch == 1 and step == 0 and rounds_of(self.trainer) == 1:
                     self._check_first(float(partial.loss))
-                decay = ema.decay_at(self.schedule.ema, (epoch - 1) * len(batches) + step)
+                decay = ema.decay_at(self.decay, (epoch - 1) * len(batches) + step)
                 for average, network in zip(self.averages, self.networks, strict=False):
                     ema.update(average, network, decay)
                 partial.batches = step + 1
@@ -258,6 +260,7 @@ class _Run:
                     group["lr"] = lr
                 with in_words("a step of the optimiser fails"):
                     optimizer.step()
+        cohort.remember()
         return total / len(self.networks) / rounds_of(self.trainer)
 
     def _differentiate(self, cohort: Cohort, x: Tensor, y: Tensor) -> Tensor:
@@ -305,6 +308,7 @@ class _Run:
         return {
             "networks": [network.state_dict() for network in self.networks],
             "averages": [average.state_dict() for average in self.averages],
+            "memory": dict(self.memory),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "best": [vars(snapshot) for snapshot in state.best],
             "last": [vars(snapshot) for snapshot in state.last],
@@ -323,6 +327,7 @@ class _Run:
         for name in ("networks", "averages", "optimizers"):
             for part, saved in zip(getattr(self, name), content[name], strict=True):
                 part.load_state_dict(saved)
+        self.memory = {name: value.to(self.train.x.device) for name, value in content.get("memory", {}).items()}
         best, last = ([Snapshot(**one) for one in content[name]] for name in ("best", "last"))
         return Fit(best, last, [EpochReport(**one) for one in content["history"]]), Partial(**content["partial"])
 

@@ -61,6 +61,15 @@ class Beside(nn.Module):
         return torch.cat([network(x.clone()) for network in self.networks], 1)
 
 
+class Shown(nn.Module):
+    """x [B, C, H, W] -> its values and a 0 behind them, [B, C H W + 1]: what an attack sees of images beside logits. A
+    Target may shift a row of float64; the 0 says by how much.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x.flatten(1), x.new_zeros(len(x), 1)], 1)
+
+
 @contextmanager
 def in_mode(network: nn.Module, mode: Mode) -> Iterator[None]:
     """The network in training or evaluation mode, and as it was afterwards."""

@@ -89,16 +89,18 @@ def table1(results: Path) -> list[str]:
 
 
 def _distils(recipe: Recipe) -> list[str]:
-    """A line for each network that has a teacher: peers of its cohort (online) or a frozen one (offline).
+    """A line for each network that has a teacher: peers of its cohort or its own average (online), or a frozen one
+    (offline).
 
     The networks of an ensemble know nothing of each other.
     """
-    from trainers.contract import is_ensemble, perturbations
+    from trainers.contract import average_of, is_ensemble, perturbations
 
     trainer, frozen, lines = recipe.trainer, recipe.teacher, []
     for n in range(trainer.members):
         teachers = set() if is_ensemble(trainer) else {_kind(trainer, m) for m in range(trainer.members) if m != n}
         teachers |= {_kind(frozen.recipe.trainer, frozen.member)} if frozen else set()
+        teachers |= {_kind(trainer, n)} if average_of(trainer) else set()
         if teachers:
             name = recipe.name.removesuffix("-digits") + (f" h{n + 1}" if trainer.members > 1 else "")
             several = len({inner.norm for inner in perturbations(trainer, n)}) > 1

@@ -150,8 +150,8 @@ def goes_on_in_the_same_bits(trainer: Trainer, schedule: Schedule = SCHEDULE) ->
     require(
         same and _figures(expected) == _figures(result),
         promise,
-        "it ended in others: something is kept beside weights, which no checkpoint holds; compute it from the batch, "
-        "or from cohort.noise",
+        "it ended in others: something is kept beside weights, which no checkpoint holds; compute it from the batch or "
+        "from cohort.noise, or keep it with cohort.note",
     )
 
 

@@ -24,6 +24,7 @@ from bench.subjects import data, models
 from bench.subjects.data import Dataset, Images
 from bench.subjects.quick import AS_IT_IS, Arrangement
 from bench.subjects.speed import seconds_of
+from trainers import ema
 from trainers.contract import perturbations
 from trainers.loop import peak_memory
 from trainers.rehearsal import Rehearsal, Share
@@ -98,13 +99,14 @@ class Clock:
         x = torch.rand(batch, *self.dataset.image_shape, generator=torch.Generator().manual_seed(0)).to(self.device)
         step = step_of(recipe.trainer, self.like, batch, self.dataset.classes, schedule.label_smoothing)
         seconds = step.seconds + (self._augmenting(x) if schedule.augment else 0.0)
-        moved = sum(one.step * (2 if schedule.ema else 1) for one in rates)
+        averaged = ema.decay_of(recipe.trainer, schedule) > 0
+        moved = sum(one.step * (2 if averaged else 1) for one in rates)
         passes = sum(map(_seconds, step.networks + step.teachers, rates + teachers))
         more = sum(map(_seconds, step.again, rates + teachers))
         images, steps = len(self.dataset.train), -(-len(self.dataset.train) // batch)
         epoch = images * passes + steps * (seconds + moved) + self._validating(training, rates)
         perturbed = max(0, schedule.epochs - schedule.awp_after) if schedule.awp else 0
-        self._remember_training(step, rates, batch, schedule.ema > 0)
+        self._remember_training(step, rates, batch, averaged)
         whole = schedule.epochs * epoch + perturbed * (images * more + steps * moved)
         least = min(schedule.epochs, schedule.patience + 1) / schedule.epochs if schedule.patience else 1.0
         return Span(least * whole, whole, whole)

@@ -310,6 +310,7 @@ class _Cast:
     teacher_arch: str | None = None
 
 
+NORMS = ("Linf", "L2", "L1")
 _CAST = {field.name for field in fields(_Cast)}
 _OF_TABLE = {field.name for field in fields(TableSpec)}
 
@@ -317,10 +318,10 @@ _OF_TABLE = {field.name for field in fields(TableSpec)}
 def _recipes(tables: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """METHOD-PROFILE for every method and profile, under what [recipes] says of the same name.
 
-    A method's own keys: profiles, the only ones it has recipes for; against, "all" of a profile's `inners` or the one
-    of that norm, in place of its `inner` (a profile without them has no such recipe); teacher, a method, trained under
-    the same profile. A profile's key like: another profile, of which it has everything that it does not say, and what
-    [recipes] changes there too.
+    A method's own keys: profiles, the only ones it has recipes for; against, "all" of a profile's `inners`, those of a
+    list of norms in its order, or the one of a norm, in place of its `inner` (a profile without them has no such
+    recipe); teacher, a method, trained under the same profile. A profile's key like: another profile, of which it has
+    everything that it does not say, and what [recipes] changes there too.
     """
     made, changes = {}, tables["recipes"]
     for (method, own), (profile, said) in product(tables["methods"].items(), tables["profiles"].items()):
@@ -340,11 +341,17 @@ def _attacks_of(method: str, own: Mapping[str, Any], base: Mapping[str, Any]) ->
     against = own.get("against")
     if against is None:
         return {"inner": base["inner"]} if "inner" in base else {}
-    choose(against, ("all", "Linf", "L2", "L1"), f"norm in against of method {method!r}")
+    named, where = isinstance(against, list), f"norm in against of method {method!r}"
+    norms = against if named else [against]
+    for norm in norms:
+        choose(norm, NORMS if named else ("all", *NORMS), where)
     inners = base.get("inners", [])
     if against == "all":
         return {"inners": inners} if inners else {}
-    return next(({"inner": inner} for inner in inners if inner.get("norm", "Linf") == against), {})
+    found = [inner for norm in norms for inner in inners if inner.get("norm", "Linf") == norm]
+    if not norms or len(found) < len(norms):
+        return {}
+    return {"inners": found} if named else {"inner": found[0]}
 
 
 def _composed(

@@ -91,6 +91,36 @@ def test_regmix_smooths_as_the_code_that_it_builds_on_under_either_profile():
             assert Catalog().recipe(setting.recipe("regmix-fast")).trainer.target_mass == mass
 
 
+def test_multi_norm_has_every_method_against_several_norms_and_table_5s_rows():
+    from bench.subjects.catalog import Catalog
+    from trainers.contract import perturbations
+
+    spec, catalog = load_spec("multi-norm"), Catalog()
+    assert {row.label: row.method for row in load_spec("table5").rows}.items() <= {
+        row.label: row.method for row in spec.rows
+    }.items()
+    for setting in spec.settings:
+        recipes = [catalog.recipe(setting.recipe(row.method)) for row in spec.rows]
+        assert len({recipe.schedule for recipe in recipes}) == 1
+        met = {inner for recipe in recipes for inner in perturbations(recipe.trainer, 0)}
+        assert len(met) == 3, "one attack of each norm, the same in every row"
+    several = {
+        recipe.trainer_name
+        for recipe in (catalog.recipe(name) for name in catalog.recipe_tables if name.endswith("-digits"))
+        if len(perturbations(recipe.trainer, 0)) > 1
+    }
+    assert several == {recipe.trainer_name for recipe in recipes} - {"at"}
+
+
+def test_in_multi_norm_the_worst_is_over_every_attack_and_the_mean_over_norms():
+    spec = load_spec("multi-norm")
+    attacks = {column.label for column in spec.columns if column.attack not in ("", "clean")}
+    assert leaves(spec, "R_worst") == attacks
+    (mean,) = (column.mean for column in spec.columns if column.mean)
+    assert mean == ("R_Linf", "R_L2", "R_L1")
+    assert [len(leaves(spec, norm)) for norm in mean] == [2, 2, 2]
+
+
 # --- 30 epochs in place of 120 -------------------------------------------------------------------------------------
 
 

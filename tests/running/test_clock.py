@@ -80,6 +80,8 @@ def test_a_training_is_its_passes_times_the_rates(known, digits, monkeypatch):
     averaged = clock.training(training(digits, "trades-digits", epochs=2, ema=0.9, awp=0.01, awp_after=1))
     plain, more = 10 * 5 + 2 * 7 + 1, 2 * 7
     assert averaged.about == pytest.approx(2 * (images * plain + steps * 1.0) + images * more + steps * 1.0)
+    rectified = Clock(digits, CPU).training(training(digits, "adr-digits", epochs=1))
+    assert rectified.about == pytest.approx(images * (10 * 5 + 7 + 1) + steps * 1.0), "it keeps an average unasked"
     two = Clock(digits, CPU).training(training(digits, "mat-digits", epochs=1))
     assert two.about == pytest.approx(images * 2 * (10 * 5 + 2 * 7) + steps * 2 * 0.5)
 

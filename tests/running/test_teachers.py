@@ -283,6 +283,9 @@ def test_table_1_is_the_papers(capsys):
     rows = {line[:28].strip(): line[28:].split() for line in capsys.readouterr().out.splitlines()}
     assert rows["dd"] == ["natural", "natural", "offline", "no"]
     assert rows["ard"] == ["robust", "robust", "offline", "no"]
+    assert rows["saad"] == ["robust", "robust", "offline", "no"]
+    assert rows["adr"] == ["robust", "robust", "online", "no"], "its own average"
+    assert not {"ikl", "e-at", "ramp"} & set(rows)
     assert rows["act h1"] == ["natural", "robust", "online", "no"]
     assert rows["mat h1"] == ["robust", "robust", "online", "no"]
     assert rows["mat-avg h1"] == ["robust", "robust", "online", "yes"], "the generalist"

@@ -119,6 +119,8 @@ def test_against_takes_all_of_the_profiles_attacks_or_the_one_of_a_norm(tmp_path
     own = catalog(tmp_path, OWN)
     assert [(inner.norm, inner.steps) for inner in own.recipe("at-avg-mine").trainer.inners] == [("Linf", 3), ("L2", 4)]
     assert own.recipe("at-l2-mine").trainer.inner.eps == 1.0
+    assert [inner.norm for inner in own.recipe("e-at-digits").trainer.inners] == ["Linf", "L1"], "those that it names"
+    assert "e-at-mine" not in own.recipe_tables, "this profile lacks L1"
     assert "at-avg-paper-wrn" not in own.recipe_tables, "this profile has one norm"
     assert "at-l1-mine" not in own.recipe_tables and "at-l1-digits" in own.recipe_tables
 
@@ -133,7 +135,7 @@ def test_the_help_names_every_section_of_a_file(tmp_path):
 
 def test_a_profile_without_a_schedule_says_so_when_it_is_used(tmp_path):
     own = catalog(tmp_path, "[profiles.mine]\ninner = { eps = 0.1 }\n")
-    with pytest.raises(UserError, match="recipe 'at-mine' has no 'schedule'; name one: act, ard, cat, digits, "):
+    with pytest.raises(UserError, match="recipe 'at-mine' has no 'schedule'; name one: act, adr, ard, cat, digits, "):
         own.recipe("at-mine")
 
 
@@ -143,6 +145,10 @@ def test_a_profile_without_a_schedule_says_so_when_it_is_used(tmp_path):
         (
             OWN + '\n[methods.far]\ntrainer = "at"\nagainst = "L7"\n',
             "against of method 'far' 'L7'",
+        ),
+        (
+            OWN + '\n[methods.far]\ntrainer = "e-at"\nagainst = ["Linf", "all"]\n',
+            "against of method 'far' 'all'",
         ),
         ("recipes = 3\n", "holds tables only"),
         ("[recipes]\nat = 3\n", "holds tables only"),

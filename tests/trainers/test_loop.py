@@ -49,7 +49,7 @@ CATALOG = Catalog()
 EVERYTHING = dataclasses.replace(SCHEDULE, ema=0.9, awp=0.02, awp_after=1, label_smoothing=0.1, patience=9)
 
 
-@pytest.mark.parametrize("name", ["at", "mat", "mat-mp", "at-avg", "ard"])
+@pytest.mark.parametrize("name", ["at", "mat", "mat-mp", "at-avg", "ard", "ikl", "adr", "e-at"])
 def test_with_every_module_a_training_that_stops_in_the_middle_of_epochs_ends_in_the_same_bits(name: str):
     goes_on_in_the_same_bits(method(name), EVERYTHING)
 
@@ -88,8 +88,8 @@ def test_patience_waits_for_every_network_of_a_cohort():
 
 
 @pytest.mark.parametrize(
-    "name", sorted(set(TRAINERS) - {"dd", "rslad", "adaad", "igdm"})
-)  # which know no label, only a teacher
+    "name", sorted(set(TRAINERS) - {"dd", "rslad", "adaad", "igdm", "saad"})
+)  # whose losses know no label, only a teacher
 def test_label_smoothing_reaches_every_method(name: str):
     plain, smooth = (train(name, dataclasses.replace(SCHEDULE, epochs=1, label_smoothing=s))[0] for s in (0.0, 0.3))
     assert all(not torch.equal(weights(a), weights(b)) for a, b in zip(plain, smooth, strict=True))
@@ -150,13 +150,15 @@ def test_learning_rates_are_the_schedule():
         (["at-pang", "regmix-paper", "regmix-fast-paper", "regmix-paper-cifar100"], [101, 106]),
         (["ard-code"], [101]),
         (["rslad-code"], [216, 261, 286]),  # after epochs 215, 260, 285
-        (["adaad-code", "igdm-code"], [101, 151]),
+        (["adaad-code", "igdm-code", "saad-code"], [101, 151]),
         (["lbgat-code"], [76, 91]),
         (["cat-paper", "cat-alp-paper", "cat-paper-wrn", "cat-alp-paper-wrn", "cat-paper-cifar100"], [100, 150]),
         (["at-paper", "mat-paper", "mart-code", "at-avg-sequential-paper"], [75, 90, 100]),
         (["trades-code"], [75]),
         (["mart-code-wrn"], [75, 90]),
         (["act-code"], [60, 120, 160]),
+        (["e-at-code", "ramp-code"], [71]),  # after 70 whole epochs
+        (["adr-code"], [101, 151]),
     ],
 )
 def test_the_learning_rate_drops_in_the_epochs_of_the_released_code(recipes: list[str], drops: list[int]):
