@@ -22,7 +22,9 @@ from bench.ground.config import UserError
 from bench.ground.stats import LEVEL, Difference, compare, compare_apart, holm
 from bench.ledger.find import OK
 from bench.ledger.folder import Results
+from bench.ledger.named import is_corruption
 from bench.ledger.plan import Plan, read_plan
+from bench.ledger.spec import CLEAN
 from bench.regression.diff import ids
 from bench.regression.outcome import Checked, CheckResult
 from bench.regression.reference import SLACK, cells_of, made_otherwise, read_reference
@@ -41,7 +43,7 @@ def check(plan: Plan, frame: pd.DataFrame, reference: Path) -> CheckResult:
     lines = cells_of(plan, frame)
     cells = []
     for (row, column), line in lines.items():
-        problems = _problems(line, known.get((row, column)), is_attack=plan.budgets.get(column) != "no attack")
+        problems = _problems(line, known.get((row, column)), _meaning(plan, column))
         cells.append(Checked(row, column, not problems, "; ".join(problems)))
     cells += [Checked(*key, ok=False, words="not in the table") for key in known if key not in lines]
     return CheckResult(
@@ -65,8 +67,8 @@ def check_records(plan: Plan, results: Results, reference: Results) -> CheckResu
     for (row, column), line in lines.items():
         problems, words = _lacking(line, known.get((row, column)), reference.root), []
         if not problems:
-            change, is_attack = changes[row, column], plan.budgets.get(column) != "no attack"
-            problems = [*_problem(change, is_attack), *made_otherwise(line, known[row, column])]
+            change = changes[row, column]
+            problems = [*_problem(change, _meaning(plan, column)), *made_otherwise(line, known[row, column])]
             words = [_moved(line, change), *change.flips] if problems or change.flips else []
         cells.append(Checked(row, column, not problems, "; ".join([*problems, *words])))
     cells += [Checked(*key, ok=False, words="not in the table") for key in known if key not in lines]
@@ -96,7 +98,7 @@ def check_paper(plan: Plan, frame: pd.DataFrame, published: Path) -> CheckResult
     return CheckResult(plan.name, str(published), cells, told if cells else nothing)
 
 
-def _problems(line: Mapping[str, Any], known: Mapping[str, Any] | None, is_attack: bool) -> list[str]:
+def _problems(line: Mapping[str, Any], known: Mapping[str, Any] | None, meaning: _Meaning) -> list[str]:
     """Why the cell fails its reference number: nothing, if it does not."""
     if line["state"] != OK:
         return [f"{line['state']}: {line['error']}"]
@@ -108,14 +110,27 @@ def _problems(line: Mapping[str, Any], known: Mapping[str, Any] | None, is_attac
     if abs(moved) <= known["tolerance_percent"] + SLACK:
         return made_otherwise(line, known)
     words = f"{moved:+.2f} points from {known['accuracy_percent']:.2f} % (tolerance {known['tolerance_percent']:.2f})"
-    return [f"{words}: {_which_way(moved, is_attack)}", *made_otherwise(line, known)]
+    return [f"{words}: {meaning.of(moved)}", *made_otherwise(line, known)]
 
 
-def _which_way(moved: float, is_attack: bool) -> str:
-    """What a number that moved may mean."""
-    if moved > 0:
-        return "a weaker attack, or a better model" if is_attack else "a better model, or other data"
-    return "a worse model, or a stronger attack" if is_attack else "a worse model, or other data"
+class _Meaning(NamedTuple):
+    """What a number that moved may mean, in words."""
+
+    rise: str
+    fall: str
+
+    def of(self, moved: float) -> str:
+        return self.rise if moved > 0 else self.fall
+
+
+def _meaning(plan: Plan, column: str) -> _Meaning:
+    """Of an error less is better; nothing is as strong or as weak as an attack but an attack."""
+    leaves = {one for leaf in plan.leaves(column) for one in plan.attacked(leaf)}
+    attacks = {cell.attack for cell in plan.cells if cell.column in leaves and cell.column_attack != CLEAN}
+    better, worse = "a better model, or other data", "a worse model, or other data"
+    if any(not is_corruption(plan.attacks[attack]) for attack in attacks):
+        better, worse = "a weaker attack, or a better model", "a worse model, or a stronger attack"
+    return _Meaning(worse, better) if column in plan.wrong else _Meaning(better, worse)
 
 
 def _failed(cells: Sequence[Checked]) -> str:
@@ -161,9 +176,9 @@ def _lacking(line: Mapping[str, Any], known: Mapping[str, Any] | None, folder: P
     return [f"{folder} has no number: {known['state']}: {known['error']}"] if known["state"] != OK else []
 
 
-def _problem(change: _Change, is_attack: bool) -> list[str]:
+def _problem(change: _Change, meaning: _Meaning) -> list[str]:
     """That a cell moved by more than chance: nothing, if it did not."""
-    return [] if change.p > 1 - LEVEL else [_which_way(change.moved.value, is_attack)]
+    return [] if change.p > 1 - LEVEL else [meaning.of(change.moved.value)]
 
 
 def _moved(line: Mapping[str, Any], change: _Change) -> str:

@@ -20,6 +20,7 @@ from bench.ledger.evals import read_eval, write_eval
 from bench.ledger.folder import Results
 from bench.ledger.plan import Plan, write_plan
 from bench.ledger.runs import write_run
+from bench.ledger.spec import Column
 from bench.regression.check import check, check_paper
 from bench.regression.outcome import Checked, CheckResult, tell
 from bench.regression.reference import reference_path, write_reference
@@ -151,6 +152,26 @@ def test_a_number_that_moved_fails_both_ways_and_says_which(
     found = failures(moved(frame, points), reference)
     assert len(found) == 2 and all(words in line and f"{points:+.2f} points" in line for line in found)
     assert "AT / C&W" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("points", "words"), [(6, "a worse model, or a stronger"), (-6, "a weaker attack, or a better")]
+)
+def test_of_an_error_less_is_better(tmp_path: Path, points: float, words: str):
+    plan, results = plan_2x2(images=400, more=[Column("Wrong", error="C&W")]), Results(tmp_path / "results")
+    fill(plan, results, ALL)
+    made = table(plan, results)
+    found = failures(moved(made, points, "Wrong"), write_reference(plan, made, tmp_path / "reference.csv"), plan)
+    assert len(found) == 2 and all(words in line for line in found)
+
+
+def test_of_a_corruption_no_attack_is_blamed(tmp_path: Path):
+    kind = {"attack": "corruption", "version": 1, "settings": {"name": "fog", "severity": 3}}
+    plan = plan_2x2(images=400, attacks={"cw": kind, "ddn": kind})
+    fill(PLAN, Results(tmp_path / "attacked"), ALL)
+    made = table(PLAN, Results(tmp_path / "attacked"))
+    found = failures(moved(made, 6), write_reference(plan, made, tmp_path / "reference.csv"), plan)
+    assert len(found) == 2 and all("a better model, or other data" in line for line in found)
 
 
 def test_a_clean_column_blames_no_attack(frame: pd.DataFrame, reference: Path):
