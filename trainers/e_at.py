@@ -2,7 +2,7 @@
 
 One network against several norms at the price of one: each batch meets a single attack, drawn by how badly the network
 has done against each so far. The paper's pair is Linf and L1, which is to cover L2 as well. The formulas are those of
-the authors' code (https://github.com/fra31/robust-finetuning); of the paper only the abstract was read. As there, the
+the authors' code (https://github.com/fra31/robust-finetuning); the paper was not read. As there, the
 error of an attack is counted over all batches of the training that met it, and chances are equal until each has been
 met.
 

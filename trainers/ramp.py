@@ -2,7 +2,7 @@
 
 The worse of two norms is trained on, and the answers to both are pulled together where the network is right, so that
 learning one does not cost the other. The formulas are those of the authors' code
-(https://github.com/uiuc-focal-lab/RAMP, RAMP.py); of the paper only the abstract was read.
+(https://github.com/uiuc-focal-lab/RAMP, RAMP.py); the paper was not read.
 
 LEFT OUT: the gradient projection. At the end of every epoch that code mixes the weights, layer by layer, with those of
 a copy that was trained naturally for that epoch from the same start. This loop has no such copy, so what is here is the

@@ -2,8 +2,8 @@
 
 IGDM with a weight for each image: how unsure the teacher is of x' stands for how well x' transfers to it; what it is
 sure of teaches little. The teacher is not asked in the attack but once: its logits at x, of which the true one moves
-along its gradient. The formulas are those of the authors' code (https://github.com/HongsinLee/saad, saad.py); of the
-paper only the abstract was read. The weights are relative to the batch, as there. Differs from the code: with beta = 0,
+along its gradient. The formulas are those of the authors' code (https://github.com/HongsinLee/saad, saad.py); the
+paper was not read. The weights are relative to the batch, as there. Differs from the code: with beta = 0,
 the script's, the student does not see clean images, which there moves batch norm and nothing else; the average of
 weights that theirs keeps once an epoch from the 95th on (SWA, with batch norm estimated anew) is `schedule.ema` here.
 """

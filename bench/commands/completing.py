@@ -56,7 +56,9 @@ def recipes(results: Path) -> list[str]:
 
 def attacks(results: Path) -> list[str]:
     """Attacks, suites and "clean"."""
-    tables = _toml("attacks/suite.toml")
+    from bench.ledger.named import with_corruptions
+
+    tables = with_corruptions(_toml("attacks/suite.toml"))
     return ["clean", *(name for name in tables if name != "suites"), *tables["suites"]]
 
 
@@ -103,7 +105,8 @@ def _composed(tables: dict[str, Any]) -> Iterable[str]:
             like = said.get("like", profile)
             base, against = tables["profiles"][like] | said, own.get("against")
             norms = [inner.get("norm", "Linf") for inner in base.get("inners", [])]
-            fits = "inner" in base if against is None else bool(norms) if against == "all" else against in norms
+            wanted = against if isinstance(against, list) else [against]
+            fits = "inner" in base if against is None else bool(norms) if against == "all" else {*wanted} <= {*norms}
             if fits and like in own.get("profiles", [like]):
                 yield f"{method}-{profile}"
 

@@ -28,17 +28,18 @@ class Slanted(nn.Module):
 
     def __init__(self, lead: float) -> None:
         super().__init__()
-        weight = torch.rand(CLASSES, 64, generator=torch.Generator().manual_seed(3)) - 0.5
+        weight = torch.rand(CLASSES, 192, generator=torch.Generator().manual_seed(3)) - 0.5
         self.weight, self.lead = nn.Parameter(weight), lead
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1) @ self.weight.T + self.lead * (torch.arange(CLASSES) == 0)
+        return x.flatten(1) @ self.weight[:, : x[0].numel()].T + self.lead * (torch.arange(CLASSES) == 0)
 
 
 def spent(attack: Attack, lead: float) -> Tensor:
     """[2, IMAGES]: forward and backward passes."""
-    x = torch.rand(IMAGES, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    channels = next(iter(getattr(attack, "channels", ())), 1)
+    x = torch.rand(IMAGES, channels, 8, 8, generator=torch.Generator().manual_seed(0))
     target = Target(Slanted(lead)).counting(IMAGES)
     y = target.logits(x).argmax(1)
     target = Target(Slanted(lead)).counting(IMAGES)
@@ -56,7 +57,7 @@ def test_no_image_costs_more_than_its_budget_and_one_that_stands_costs_all_of_it
         assert (firm[0] == budget.forward).all() and (firm[1] == budget.backward).all()
     if not budget.leaves and budget.usual == 1:  # a minimal-norm attack refines, or walks, where it has found something
         most = torch.maximum(firm, loose).amax(1)
-        assert most[0] > budget.forward * 0.5 and most[1] >= budget.backward * 0.5
+        assert most[0] >= budget.forward * 0.5 and most[1] >= budget.backward * 0.5
 
 
 def test_every_attack_says_what_it_spends_or_is_known_not_to():
