@@ -106,6 +106,7 @@ def counts(path: Path, **watch: object) -> torch.Tensor:
     return torch.load(path, weights_only=True)["memory"][TRIED]
 
 
+@pytest.mark.slow  # every day tests/trainers/test_notes.py holds what is remembered to a checkpoint
 def test_what_is_harder_is_met_more_often_and_a_training_that_was_stopped_draws_the_same(tmp_path: Path):
     """Every image counts once an epoch, though AWP asks for the same loss again."""
     whole = counts(tmp_path / "whole.pt")
