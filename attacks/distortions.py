@@ -140,7 +140,8 @@ def frost(x: Array, noise: Noise, c: tuple[float, ...]) -> Array:
     frequency[0, 0] = np.inf  # no mean: that is drawn by itself
     gain = frequency ** (power[:, None, None] / 2)
     texture = np.fft.ifft2(np.fft.fft2(_normal(noise.fork("texture"), x.shape[2:])) * gain).real
-    texture *= (within / np.sqrt((gain**2).mean((1, 2))))[:, None, None]
+    strength = np.sqrt((gain**2).mean((1, 2))).clip(1e-12)  # 0 in one pixel, which has no texture
+    texture *= (within / strength)[:, None, None]
     texture += (between * _normal(noise.fork("level"), ()))[:, None, None]
     frosted = (colour if x.shape[1] == 3 else colour @ TO_GREY[:, None])[:, :, None, None] + texture[:, None]
     return c[0] * x + c[1] * frosted.clip(0, 255) / 255

@@ -114,6 +114,14 @@ def test_grey_images_of_other_sizes_are_taken(name):
             assert torch.equal(made, x) == (name == "saturate" and shape[0] == 1)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 1, 1), (3, 2, 5)])
+def test_images_of_a_few_pixels_stay_images(shape):
+    x = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0))
+    for name in CORRUPTIONS:
+        made = corrupted(name, 5, x)
+        assert made.shape == x.shape and 0 <= made.min() <= made.max() <= 1, name  # NaN is neither
+
+
 def test_blocks_are_no_batches(monkeypatch):
     from attacks import corruption
 
