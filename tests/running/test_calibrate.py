@@ -112,6 +112,7 @@ def test_the_radius_is_where_bench_attack_finds_that_accuracy(model, capsys):
     assert float(share) == pytest.approx(100 * found, abs=0.06)
 
 
+@pytest.mark.slow  # every day the radius itself is held to `bench attack`, and each refusal to its sentence
 def test_a_table_says_the_radius_and_an_exit_code_that_there_is_none(model, capsys):
     given = [*model, "wood-digits", "--to", "0.6", "--rounds", "0", "--set=wood-digits.steps=2", "--most", "0.001"]
     assert main(given) == 1
